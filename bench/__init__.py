@@ -1,0 +1,1 @@
+"""mixup-bench: paired benchmarks of Mixup against plain training (ERM)."""

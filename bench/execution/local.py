@@ -1,0 +1,303 @@
+"""The supervisor: every trial in a process of its own, on this machine.
+
+Processes are forked from a forkserver that has torch and timm loaded. A process that dies costs one attempt at one
+trial. The same call again is how one resumes: finished trials are skipped, an interrupted one goes on from its
+checkpoint, and a trial that another supervisor works on is left to it.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from multiprocessing import connection
+from multiprocessing.context import ForkServerContext, ForkServerProcess
+from typing import Protocol
+
+from bench.execution.devices import Slot
+from bench.execution.task import BUSY, INTERRUPTED, DataPaths, Task, start_preparing, start_trial
+from bench.plan.plan import Plan, PlannedTrial
+from bench.results.store import Store, TrialFolder
+from bench.training.policy import CheckpointPolicy
+
+FINISHED = ("completed", "diverged")
+ATTEMPTS = 2
+TICK_SECONDS = 0.5
+STOP_SECONDS = 8.0
+
+
+class DataUnavailable(Exception):
+    """A data set that cannot be had; the message says which file and what to do."""
+
+
+@dataclass
+class Attempt:
+    """A running process."""
+
+    planned: PlannedTrial
+    folder: TrialFolder
+    slot: Slot
+    process: ForkServerProcess
+    number: int
+    journal_offset: int
+    epoch: int = 0
+
+
+@dataclass
+class RunState:
+    """What there is to see while a run goes on."""
+
+    planned: int
+    slots: int
+    done: int = 0
+    skipped: int = 0
+    """Of those done, how many were done before the run began."""
+    failed: list[tuple[PlannedTrial, str]] = field(default_factory=list)
+    diverged: list[PlannedTrial] = field(default_factory=list)
+    running: list[Attempt] = field(default_factory=list)
+    elsewhere: int = 0
+    errors: dict[str, list[float]] = field(default_factory=dict)
+    """Finished trials' errors by arm."""
+    seconds_left: float | None = None
+    interrupted: bool = False
+    latest: str = ""
+
+
+class Watcher(Protocol):
+    """Shown every change of a run, at most a few times per second."""
+
+    def update(self, state: RunState) -> None: ...
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to run, as opposed to what: none of it is part of a trial's identity."""
+
+    slots: list[Slot]
+    data: DataPaths
+    policy: CheckpointPolicy
+    keep_weights: bool
+    estimates: dict[str, float]
+    """Estimated seconds by trial_id, to weigh the time left."""
+
+
+def run(plan: Plan, store: Store, settings: Settings, watcher: Watcher) -> RunState:
+    """Bring every trial of the plan to its end; returns when all are finished or failed, or a Ctrl-C stopped the run.
+
+    Raises DataUnavailable before anything trains when a data set cannot be had.
+    """
+    state = RunState(planned=len(plan.trials), slots=len(settings.slots))
+    pending: deque[PlannedTrial] = deque()
+    for planned in plan.trials:
+        folder = store.trial(planned.trial_id)
+        if folder.status(plan.suite.evaluate) in FINISHED:
+            _count_finished(state, planned, folder, plan.suite.report.metric)
+        else:
+            pending.append(planned)
+    state.skipped = state.done
+    if pending:
+        context = _forkserver()
+        supervisor = _Supervisor(plan, store, settings, state, pending, context, watcher)
+        with _sigterm_as_interrupt():
+            try:
+                _prepare_data(context, settings.data, pending)
+                supervisor.loop()
+            except KeyboardInterrupt:
+                state.interrupted = True
+                supervisor.stop()
+    watcher.update(state)
+    return state
+
+
+@dataclass
+class _Supervisor:
+    plan: Plan
+    store: Store
+    settings: Settings
+    state: RunState
+    pending: deque[PlannedTrial]
+    context: ForkServerContext
+    watcher: Watcher
+    attempts: dict[str, int] = field(default_factory=dict)
+    elsewhere: list[PlannedTrial] = field(default_factory=list)
+    started: float = field(default_factory=time.monotonic)
+
+    def loop(self) -> None:
+        free = list(reversed(self.settings.slots))
+        while self.pending or self.state.running or self.elsewhere:
+            while free and self.pending:
+                self._launch(self.pending.popleft(), free.pop())
+            connection.wait([attempt.process.sentinel for attempt in self.state.running], timeout=TICK_SECONDS)
+            for attempt in [a for a in self.state.running if not a.process.is_alive()]:
+                self.state.running.remove(attempt)
+                free.append(attempt.slot)
+                self._ended(attempt)
+            self._look_elsewhere()
+            self._follow()
+            self.watcher.update(self.state)
+
+    def stop(self) -> None:
+        """Ask every trial to write its checkpoint and end; after a few seconds, or a second Ctrl-C, do not ask."""
+        for attempt in self.state.running:
+            attempt.process.terminate()
+        deadline = time.monotonic() + STOP_SECONDS
+        try:
+            for attempt in self.state.running:
+                attempt.process.join(max(0.0, deadline - time.monotonic()))
+        except KeyboardInterrupt:
+            pass
+        for attempt in self.state.running:
+            if attempt.process.is_alive():
+                attempt.process.kill()
+                attempt.process.join()
+            if attempt.process.exitcode == 0:
+                self._finished(attempt.planned, attempt.folder)
+        self.state.running.clear()
+
+    def _launch(self, planned: PlannedTrial, slot: Slot) -> None:
+        folder = self.store.trial(planned.trial_id)
+        folder.create(planned.trial.record())
+        number = self.attempts[planned.trial_id] = self.attempts.get(planned.trial_id, 0) + 1
+        offset = folder.events()[1]
+        process = self.context.Process(target=start_trial, args=(self._task(planned, folder, slot, number),))
+        process.start()
+        self.state.running.append(Attempt(planned, folder, slot, process, number, offset))
+
+    def _task(self, planned: PlannedTrial, folder: TrialFolder, slot: Slot, attempt: int) -> Task:
+        return Task(
+            record=planned.trial.record(),
+            folder=folder.path,
+            evaluations=self.plan.suite.evaluate,
+            keep_weights=self.settings.keep_weights,
+            attempt=attempt,
+            device=slot.device,
+            visible_devices=slot.visible,
+            data=self.settings.data,
+            policy=self.settings.policy,
+        )
+
+    def _ended(self, attempt: Attempt) -> None:
+        planned, folder, code = attempt.planned, attempt.folder, attempt.process.exitcode
+        attempt.process.close()
+        if code == 0:
+            self._finished(planned, folder)
+        elif code == BUSY:
+            self.attempts[planned.trial_id] -= 1
+            self.elsewhere.append(planned)
+        elif code == INTERRUPTED:  # somebody else's SIGTERM: the checkpoint is there, go on from it
+            self.attempts[planned.trial_id] -= 1
+            self.pending.appendleft(planned)
+        else:
+            self._died(planned, folder, code, attempt.number)
+
+    def _died(self, planned: PlannedTrial, folder: TrialFolder, code: int | None, number: int) -> None:
+        """One attempt is gone. A worker that could not say why itself was killed, and the journal says by what."""
+        failure = folder.last_failure()
+        if failure is None:
+            reason = f"killed by {_signal_name(code)}" if code is not None and code < 0 else f"exit status {code}"
+            folder.append("failed", attempt=number, reason=reason, traceback="")
+        else:
+            reason = failure["reason"]
+        if number < ATTEMPTS:
+            self.pending.appendleft(planned)
+            self.state.latest = f"{_name(planned)}: {reason}; trying again"
+        else:
+            self.state.failed.append((planned, reason))
+            self.state.latest = f"{_name(planned)}: failed: {reason}"
+
+    def _finished(self, planned: PlannedTrial, folder: TrialFolder) -> None:
+        _count_finished(self.state, planned, folder, self.plan.suite.report.metric)
+
+    def _look_elsewhere(self) -> None:
+        """Trials that another supervisor had: finished there, or free again because it was stopped."""
+        for planned in list(self.elsewhere):
+            folder = self.store.trial(planned.trial_id)
+            if folder.is_claimed():
+                continue
+            self.elsewhere.remove(planned)
+            if folder.status(self.plan.suite.evaluate) in FINISHED:
+                self._finished(planned, folder)
+            else:
+                self.pending.append(planned)
+        self.state.elsewhere = len(self.elsewhere)
+
+    def _follow(self) -> None:
+        """Read how far the running trials are, and weigh the time left by what each was estimated to take."""
+        estimates = self.settings.estimates
+        done = sum(estimates.values())
+        for planned in [*self.pending, *self.elsewhere]:
+            done -= estimates.get(planned.trial_id, 0.0)
+        for attempt in self.state.running:
+            events, attempt.journal_offset = attempt.folder.events(offset=attempt.journal_offset)
+            attempt.epoch = max([attempt.epoch, *(e["epoch"] for e in events if e["event"] in ("epoch", "resumed"))])
+            left = 1 - attempt.epoch / attempt.planned.trial.training.epochs
+            done -= estimates.get(attempt.planned.trial_id, 0.0) * left
+        total, elapsed = sum(estimates.values()), time.monotonic() - self.started
+        if done > 0.01 * total:
+            self.state.seconds_left = elapsed * (total - done) / done
+
+
+def _count_finished(state: RunState, planned: PlannedTrial, folder: TrialFolder, metric: str) -> None:
+    final = folder.final()
+    assert final is not None
+    state.done += 1
+    if final["status"] == "diverged":
+        state.diverged.append(planned)
+    elif metric in final["metrics"]:
+        state.errors.setdefault(planned.arm, []).append(final["metrics"][metric])
+
+
+def _forkserver() -> ForkServerContext:
+    """The context whose processes start with torch and timm loaded, one OpenMP thread each until they say otherwise."""
+    for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.setdefault(variable, "1")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["bench.execution.preload"])
+    return context
+
+
+def _prepare_data(context: ForkServerContext, data: DataPaths, trials: Iterable[PlannedTrial]) -> None:
+    """Build the data caches in one process, before workers would wait for each other or fail one by one."""
+    wanted = {(d.name, d.root, d.image_size, d.test_fraction): d for d in (planned.trial.dataset for planned in trials)}
+    answer, worker_end = context.Pipe(duplex=False)
+    process = context.Process(target=start_preparing, args=(data, list(wanted.values()), worker_end))
+    process.start()
+    worker_end.close()
+    try:
+        problem = answer.recv()
+    except EOFError:
+        process.join()
+        raise DataUnavailable(f"preparing the data sets ended with exit status {process.exitcode}") from None
+    process.join()
+    if problem:
+        raise DataUnavailable(problem)
+
+
+@contextmanager
+def _sigterm_as_interrupt() -> Iterator[None]:
+    """Let SIGTERM stop a run as Ctrl-C does."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _signal_name(code: int) -> str:
+    try:
+        return signal.Signals(-code).name
+    except ValueError:
+        return f"signal {-code}"
+
+
+def _name(planned: PlannedTrial) -> str:
+    return f"{planned.arm}, {planned.cell}, seed {planned.trial.seed}"

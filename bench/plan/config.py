@@ -1,0 +1,187 @@
+"""The sections of a suite: data set, label noise, network and training recipe, with every default in one place.
+
+Each section is a frozen pydantic model that refuses unknown keys. Below bench/plan nobody supplies a default.
+"""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from bench.data.datasets import DATASETS
+from bench.models import MODELS, model_args
+
+NoiseKind = Literal["none", "uniform", "symmetric"]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class DatasetConfig(Section):
+    """A data set by name, and how much of it is trained on."""
+
+    name: str
+    root: Path | None = Field(default=None, description="image_folder: the folder that holds the images")
+    image_size: int | None = Field(default=None, ge=4, le=1024, description="image_folder: side in pixels")
+    test_fraction: float | None = Field(
+        default=None, gt=0, lt=1, description="image_folder without train/ and test/: share of images that test"
+    )
+    train_size: int | None = Field(default=None, ge=2, description="train on a stratified subset of this many images")
+    val_fraction: float = Field(
+        default=0.1, ge=0, le=0.9, description="share of the training set that validates; 0: no selection"
+    )
+    fingerprint: str = Field(default="", description="identity of an image folder's content; filled by the plan")
+
+    image_folder_keys: ClassVar[tuple[str, ...]] = ("root", "image_size", "test_fraction")
+
+    @field_validator("name")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        return known(name, DATASETS, what="data set")
+
+    @field_validator("root")
+    @classmethod
+    def _absolute(cls, root: Path | None) -> Path | None:
+        return root and root.expanduser().absolute()
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.name == "image_folder":
+            for key in ("root", "image_size"):
+                if getattr(self, key) is None:
+                    raise ValueError(
+                        f"image_folder needs {key}, as in {{name: image_folder, root: ~/birds, image_size: 32}}"
+                    )
+        else:
+            for key in self.image_folder_keys:
+                if getattr(self, key) is not None:
+                    raise ValueError(f"{key} belongs to image_folder; {self.name} takes none")
+        return self
+
+    @property
+    def display_name(self) -> str:
+        """The name in tables and figures: an image folder goes by its folder's name."""
+        return self.root.name if self.root else self.name
+
+
+class LabelNoiseConfig(Section):
+    """Wrong training labels. At rate 0 the kind does not matter, and is "none"."""
+
+    kind: NoiseKind = Field(
+        default="uniform",
+        description="uniform: redrawn over all classes, so some stay right (the mixup paper); symmetric: always wrong",
+    )
+    rate: float = Field(default=0.0, ge=0, le=1, description="share of training labels that are redrawn")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _clean_is_none(cls, options: Any) -> Any:
+        if (
+            isinstance(options, dict)
+            and not options.get("rate")
+            and options.get("kind") in (None, *get_args(NoiseKind))
+        ):
+            return {**options, "kind": "none"}
+        return options
+
+    @model_validator(mode="after")
+    def _none_is_clean(self) -> Self:
+        if self.kind == "none" and self.rate:
+            raise ValueError(f"kind none is for rate 0; with rate {self.rate:g} it is uniform or symmetric")
+        return self
+
+    @property
+    def display_name(self) -> str:
+        return f"{self.kind} {100 * self.rate:g} %" if self.rate else "clean"
+
+
+class ModelConfig(Section):
+    """A network by name: a reference network, or timm/<any timm name> with timm's own arguments."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", allow_inf_nan=False)
+
+    name: str
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        if self.name.startswith("timm/"):
+            return self  # names and arguments are checked when the plan asks timm for the network's size
+        if self.name not in MODELS:
+            known(self.name, [*MODELS, "timm/"], what="network", note="timm's networks are called timm/<name>")
+        for key in self.args:
+            known(key, model_args(self.name), what=f"argument of {self.name}")
+        return self
+
+    @property
+    def args(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+    @property
+    def display_name(self) -> str:
+        return self.name.removeprefix("timm/")
+
+
+class TrainingConfig(Section):
+    """The recipe. Everything here can change the numbers, so all of it is part of a trial's identity."""
+
+    epochs: int = Field(ge=1)
+    batch_size: int = Field(default=128, ge=1)
+    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
+    lr: float = Field(default=0.1, gt=0)
+    momentum: float = Field(default=0.9, ge=0, lt=1, description="sgd only")
+    nesterov: bool = Field(default=False, description="sgd only")
+    weight_decay: float = Field(default=1e-4, ge=0)
+    schedule: Literal["constant", "step", "multistep", "cosine", "one_cycle"] = "cosine"
+    step_epochs: int | None = Field(default=None, ge=1, description="step: lr times gamma after each so many epochs")
+    milestones: tuple[int, ...] | None = Field(default=None, description="multistep: lr times gamma after these epochs")
+    gamma: float = Field(default=0.1, gt=0, le=1, description="step and multistep: the factor")
+    warmup_epochs: float = Field(default=0, ge=0, description="lr rises linearly from 0 over so many epochs")
+    crop_padding: int = Field(default=0, ge=0, description="pad by so many black pixels and crop at random; 0: no crop")
+    flip: bool = Field(default=False, description="mirror half of the images, at random")
+    precision: Literal["fp32", "bf16"] = Field(default="fp32", description="bf16: autocast; weights stay fp32")
+    channels_last: bool = Field(default=False, description="memory format; changes the last bits")
+    threads: int = Field(default=1, ge=1, description="CPU threads of one trial; changes the last bits")
+    deterministic: bool = Field(default=False, description="bit-reproducible on a GPU too, at a price in speed")
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if (self.step_epochs is not None) != (self.schedule == "step"):
+            raise ValueError("schedule step needs step_epochs, and no other schedule takes it")
+        if (self.milestones is not None) != (self.schedule == "multistep"):
+            raise ValueError("schedule multistep needs milestones, and no other schedule takes them")
+        if self.milestones is not None and list(self.milestones) != sorted(set(self.milestones)):
+            raise ValueError(f"milestones {list(self.milestones)} must rise")
+        if self.schedule == "one_cycle" and self.warmup_epochs:
+            raise ValueError("one_cycle has a warm-up of its own: leave out warmup_epochs")
+        if self.warmup_epochs >= self.epochs and self.warmup_epochs:
+            raise ValueError(f"warmup_epochs {self.warmup_epochs:g} must be less than epochs {self.epochs}")
+        if self.optimizer != "sgd" and self.nesterov:
+            raise ValueError(f"nesterov belongs to sgd, not to {self.optimizer}")
+        return self
+
+
+SECTIONS: dict[str, type[Section]] = {
+    "dataset": DatasetConfig,
+    "label_noise": LabelNoiseConfig,
+    "model": ModelConfig,
+    "training": TrainingConfig,
+}
+
+
+def nearest(name: str, names: Any) -> str:
+    """A hint such as "; did you mean 'mnist'?", or the names to choose from when none is near."""
+    close = get_close_matches(name, list(names), n=3, cutoff=0.6)
+    if close:
+        return "; did you mean " + " or ".join(repr(candidate) for candidate in close) + "?"
+    return "; there is " + ", ".join(list(names)) if names else ""
+
+
+def known(name: str, names: Any, *, what: str, note: str = "") -> str:
+    """`name`, if it is one of `names`; else a ValueError that names the nearest."""
+    if name not in names:
+        raise ValueError(f"unknown {what} {name!r}{nearest(name, names)}{f' ({note})' if note else ''}")
+    return name

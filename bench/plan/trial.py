@@ -1,0 +1,53 @@
+"""One training run, fully resolved, and its identity."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, SerializeAsAny, field_validator
+
+from bench.mixing import METHODS, Method
+from bench.plan.config import DatasetConfig, LabelNoiseConfig, ModelConfig, TrainingConfig
+
+NUMERICS_VERSION = 1
+"""Raised whenever the same trial would give other numbers; CHANGELOG.md says why."""
+
+
+class Trial(BaseModel):
+    """One method in one cell (data set x label noise x network x recipe) with one seed."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    dataset: DatasetConfig
+    label_noise: LabelNoiseConfig
+    model: ModelConfig
+    training: TrainingConfig
+    method: SerializeAsAny[Method]
+    seed: int
+
+    @field_validator("method", mode="before")
+    @classmethod
+    def _method_by_name(cls, method: Any) -> Any:
+        return METHODS[method["name"]].model_validate(method) if isinstance(method, dict) else method
+
+    def identity(self) -> dict[str, Any]:
+        """Everything that trains: all options with their defaults, without paths."""
+        content = self.model_dump(mode="json")
+        del content["dataset"]["root"]
+        return {"numerics_version": NUMERICS_VERSION, **content}
+
+    @property
+    def trial_id(self) -> str:
+        """16 hex digits of the identity's SHA-256."""
+        content = json.dumps(self.identity(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+    def record(self) -> dict[str, Any]:
+        """What trial.json holds."""
+        return {
+            "trial_id": self.trial_id,
+            "numerics_version": NUMERICS_VERSION,
+            "trial": self.model_dump(mode="json"),
+        }

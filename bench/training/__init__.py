@@ -1,0 +1,1 @@
+"""One trial's training: seeds, optimiser, loop and checkpoint."""

@@ -1,0 +1,120 @@
+"""What one trial sees of a data set: its training and validation split, its wrong labels, its normalisation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bench.data.augment import channel_statistics, crop, draw_crop_offsets, draw_flips, flip, normalise
+from bench.data.datasets import Arrays
+from bench.data.label_noise import corrupt_labels
+from bench.data.split import carve_validation, subset
+from bench.plan.trial import Trial
+from bench.training.seeding import stream
+
+
+@dataclass(frozen=True)
+class TrialData:
+    """A data set on the device, as one trial uses it.
+
+    images: uint8 (N, C, H, W), the whole training set.  labels: (N,) as given, some of them wrong.  true_labels: (N,).
+    train, val: (n,) int64 positions in these.  scale, shift: (1, C, 1, 1), the training split's normalisation.
+    summary: what final.json says of the data.
+    """
+
+    images: Tensor
+    labels: Tensor
+    true_labels: Tensor
+    train: Tensor
+    val: Tensor
+    test_images: Tensor
+    test_labels: Tensor
+    scale: Tensor
+    shift: Tensor
+    num_classes: int
+    summary: dict[str, Any]
+
+    def normalised(self, images: Tensor) -> Tensor:
+        """uint8 (B, C, H, W) as the network's input, float32."""
+        return normalise(images, self.scale, self.shift)
+
+
+def prepare(trial: Trial, arrays: Arrays, *, device: torch.device) -> TrialData:
+    """Draw the trial's subset, wrong labels and split, in this order: validation is carved after label noise."""
+    dataset, noise, seed = trial.dataset, trial.label_noise, trial.seed
+    num_classes = len(arrays.class_names)
+    true_labels = np.asarray(arrays.train_labels)
+    chosen = np.arange(len(true_labels))
+    if dataset.train_size is not None:
+        chosen = subset(true_labels, dataset.train_size, stream(seed, "subset"))
+    labels = np.array(true_labels)
+    if noise.rate:
+        rng = stream(seed, "label_noise")
+        labels = corrupt_labels(true_labels, kind=noise.kind, rate=noise.rate, num_classes=num_classes, rng=rng)
+    train_index, val_index = carve_validation(labels[chosen], dataset.val_fraction, stream(seed, "split"))
+    train, val = chosen[train_index], chosen[val_index]
+    mean, std = channel_statistics(arrays.train_images[train])
+    wrong = labels != true_labels
+    return TrialData(
+        images=torch.from_numpy(arrays.train_images).to(device),
+        labels=torch.from_numpy(labels).to(device),
+        true_labels=torch.from_numpy(true_labels.copy()).to(device),
+        train=torch.from_numpy(train).to(device),
+        val=torch.from_numpy(val).to(device),
+        test_images=torch.from_numpy(arrays.test_images).to(device),
+        test_labels=torch.from_numpy(np.array(arrays.test_labels)).to(device),
+        scale=(1 / (255 * std)).view(1, -1, 1, 1).to(device),
+        shift=(-mean / std).view(1, -1, 1, 1).to(device),
+        num_classes=num_classes,
+        summary={
+            "sha256": arrays.sha256,
+            "n_train": len(train),
+            "n_val": len(val),
+            "n_test": len(arrays.test_labels),
+            "num_classes": num_classes,
+            "class_names": list(arrays.class_names),
+            "label_noise_realised": float(wrong[train].mean()),
+            "val_label_noise_realised": float(wrong[val].mean()) if len(val) else None,
+        },
+    )
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One epoch's order and augmentation, drawn on the host and then kept on the device.
+
+    order: (n,) positions in the training set.  offsets: (n, 2) crop offsets.  flips: (n,) bool.
+    """
+
+    order: Tensor
+    offsets: Tensor | None
+    flips: Tensor | None
+    padding: int
+
+    def batch(self, data: TrialData, rows: slice) -> tuple[Tensor, Tensor]:
+        """The augmented, normalised images (B, C, H, W) and labels (B,) of one step."""
+        index = self.order[rows]
+        x = data.images[index]
+        if self.offsets is not None:
+            x = crop(x, self.offsets[rows], padding=self.padding)
+        if self.flips is not None:
+            x = flip(x, self.flips[rows])
+        return data.normalised(x), data.labels[index]
+
+
+def draw_epoch(trial: Trial, data: TrialData, epoch: int) -> Epoch:
+    """The order and augmentation of 0-based epoch `epoch`; the method has no part in them."""
+    device = data.images.device
+    n, training = len(data.train), trial.training
+    order = torch.from_numpy(stream(trial.seed, "order", epoch).permutation(n)).to(device)
+    rng = stream(trial.seed, "augment", epoch)
+    offsets = flips = None
+    if training.crop_padding:
+        offsets = torch.from_numpy(draw_crop_offsets(rng, n, training.crop_padding)).to(device)
+    if training.flip:
+        flips = torch.from_numpy(draw_flips(rng, n)).to(device)
+    return Epoch(data.train[order], offsets, flips, training.crop_padding)

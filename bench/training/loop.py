@@ -1,0 +1,171 @@
+"""The training loop: straight from the first step to the last, one trial, one process, one device."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bench.evaluation.metrics import nll, top1_error
+from bench.models import build
+from bench.plan.trial import Trial
+from bench.results.store import Json, TrialFolder
+from bench.training import checkpoint
+from bench.training.checkpoint import Progress
+from bench.training.data import TrialData, draw_epoch
+from bench.training.optim import lr_at, make_optimizer
+from bench.training.policy import CheckpointPolicy
+from bench.training.seeding import stream, stream_seed
+
+EVALUATION_BATCH = 500
+
+
+class Interrupted(Exception):
+    """Training was asked to stop; its checkpoint is written."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained network. diverged: {"epoch", "step"} of the first loss that was not finite, both from 1."""
+
+    model: nn.Module
+    curve: list[Json]
+    diverged: dict[str, int] | None
+
+
+def train(
+    trial: Trial,
+    data: TrialData,
+    *,
+    folder: TrialFolder,
+    policy: CheckpointPolicy,
+    stop_requested: Callable[[], bool] = lambda: False,
+) -> Trained:
+    """Train one trial, from its checkpoint if there is one, and write its journal.
+
+    Raises Interrupted, with the checkpoint written, once `stop_requested` says so. A loss that is not finite ends
+    the trial at the end of its epoch: looking at every step would make a GPU wait.
+    """
+    training, device = trial.training, data.images.device
+    torch.set_num_threads(training.threads)
+    if training.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+    memory_format = torch.channels_last if training.channels_last else torch.contiguous_format
+    model = initial_model(trial, data).to(device).to(memory_format=memory_format)
+    optimizer = make_optimizer(model.parameters(), training)
+    batch_size = min(training.batch_size, len(data.train))
+    # BatchNorm cannot take a batch of one: such a last batch is left out of its epoch.
+    steps_per_epoch = len(data.train) // batch_size + (len(data.train) % batch_size > 1)
+
+    resumed = checkpoint.load(folder.checkpoint, device=device)
+    if resumed is not None:
+        model.load_state_dict(resumed.model)
+        optimizer.load_state_dict(resumed.optimizer)
+        folder.append("resumed", epoch=resumed.epoch, step=resumed.step)
+    first_epoch = resumed.epoch if resumed else 0
+    saved_at, saved_epoch = time.monotonic(), first_epoch
+
+    def save(epoch: int, step: int, mixing_state: dict[str, Any] | None, losses: Tensor, seconds: float) -> None:
+        nonlocal saved_at, saved_epoch
+        state = (model.state_dict(), optimizer.state_dict(), mixing_state, _torch_state(device))
+        checkpoint.save(folder.checkpoint, Progress(epoch, step, *state, losses, seconds))
+        folder.append("checkpoint", epoch=epoch, step=step)
+        saved_at, saved_epoch = time.monotonic(), epoch
+
+    for epoch in range(first_epoch, training.epochs):
+        started = time.perf_counter()
+        draws = draw_epoch(trial, data, epoch)
+        mixing = stream(trial.seed, "mixing", epoch)
+        torch.manual_seed(stream_seed(trial.seed, "dropout", epoch))
+        losses = torch.zeros(steps_per_epoch, device=device)
+        first_step, earlier_seconds = 0, 0.0
+        if resumed is not None and resumed.step:
+            first_step, earlier_seconds, losses = resumed.step, resumed.train_seconds, resumed.step_losses
+            assert resumed.mixing_state is not None
+            mixing.bit_generator.state = resumed.mixing_state
+            _set_torch_state(resumed.torch_state, device)
+        resumed = None
+
+        model.train()
+        for step in range(first_step, steps_per_epoch):
+            lr = lr_at(epoch * steps_per_epoch + step, training, steps_per_epoch=steps_per_epoch)
+            for group in optimizer.param_groups:
+                group["lr"] = lr
+            x, y = draws.batch(data, slice(step * batch_size, (step + 1) * batch_size))
+            with torch.autocast(device.type, torch.bfloat16, enabled=training.precision == "bf16"):
+                loss = trial.method.training_loss(model, x.contiguous(memory_format=memory_format), y, rng=mixing)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            losses[step] = loss.detach()
+            if stop_requested() or time.monotonic() - saved_at > policy.seconds:
+                seconds = earlier_seconds + time.perf_counter() - started
+                save(epoch, step + 1, dict(mixing.bit_generator.state), losses, seconds)
+                if stop_requested():
+                    raise Interrupted
+        finite = torch.isfinite(losses).tolist()
+        train_seconds = earlier_seconds + time.perf_counter() - started
+
+        started = time.perf_counter()
+        lr = lr_at((epoch + 1) * steps_per_epoch - 1, training, steps_per_epoch=steps_per_epoch)
+        line: Json = {"epoch": epoch + 1, "lr": lr, "train_loss": losses.mean().item(), "train_seconds": train_seconds}
+        if all(finite):
+            line |= _errors("val", predict(model, data, data.images, data.val, trial=trial), data.labels[data.val])
+            line |= _errors("test", predict(model, data, data.test_images, trial=trial), data.test_labels)
+        folder.append("epoch", **line, eval_seconds=time.perf_counter() - started)
+        if not all(finite):
+            return Trained(model, folder.epochs(), {"epoch": epoch + 1, "step": finite.index(False) + 1})
+        if policy.epochs is not None and epoch + 1 - saved_epoch >= policy.epochs:
+            save(epoch + 1, 0, None, losses, 0.0)
+    return Trained(model, folder.epochs(), None)
+
+
+def initial_model(trial: Trial, data: TrialData) -> nn.Module:
+    """The network with the initial weights that every method of this cell and seed starts from, on the CPU."""
+    channels, height, width = data.images.shape[1:]
+    torch.manual_seed(stream_seed(trial.seed, "init"))
+    return build(
+        trial.model.name,
+        input_shape=(channels, height, width),
+        num_classes=data.num_classes,
+        **trial.model.args,
+    )
+
+
+@torch.inference_mode()
+def predict(model: nn.Module, data: TrialData, images: Tensor, index: Tensor | None = None, *, trial: Trial) -> Tensor:
+    """Logits (n, K) float32 of uint8 images, or of those at `index`, without augmentation, in evaluation mode."""
+    model.eval()
+    memory_format = torch.channels_last if trial.training.channels_last else torch.contiguous_format
+    n = len(images) if index is None else len(index)
+    logits = []
+    for start in range(0, n, EVALUATION_BATCH):
+        rows = slice(start, start + EVALUATION_BATCH)
+        x = data.normalised(images[rows] if index is None else images[index[rows]])
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=trial.training.precision == "bf16"):
+            logits.append(model(x.contiguous(memory_format=memory_format)).float())
+    return torch.cat(logits) if logits else torch.empty(0, data.num_classes, device=images.device)
+
+
+def _errors(split: str, logits: Tensor, labels: Tensor) -> Json:
+    if not len(labels):
+        return {}
+    return {f"{split}_error": top1_error(logits, labels), f"{split}_nll": nll(logits, labels)}
+
+
+def _torch_state(device: torch.device) -> dict[str, Tensor]:
+    """torch's generators, which dropout and stochastic depth draw from."""
+    state = {"cpu": torch.get_rng_state()}
+    return state | ({"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {})
+
+
+def _set_torch_state(state: dict[str, Tensor], device: torch.device) -> None:
+    torch.set_rng_state(state["cpu"].cpu())
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(state["cuda"].cpu(), device)

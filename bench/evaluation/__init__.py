@@ -1,0 +1,1 @@
+"""Scores of predictions: numbers from logits or probabilities and labels."""

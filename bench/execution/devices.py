@@ -6,8 +6,10 @@ import os
 import subprocess
 from dataclasses import dataclass
 
+from bench.errors import UserError
 
-class DeviceError(ValueError):
+
+class DeviceError(UserError):
     """A device that was asked for and is not there."""
 
 

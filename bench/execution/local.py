@@ -19,6 +19,7 @@ from multiprocessing import connection
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from typing import Protocol
 
+from bench.errors import UserError
 from bench.execution.devices import Slot
 from bench.execution.task import BUSY, INTERRUPTED, DataPaths, Task, start_preparing, start_trial
 from bench.plan.plan import Plan, PlannedTrial
@@ -31,7 +32,7 @@ TICK_SECONDS = 0.5
 STOP_SECONDS = 8.0
 
 
-class DataUnavailable(Exception):
+class DataUnavailable(UserError):
     """A data set that cannot be had; the message says which file and what to do."""
 
 
@@ -205,10 +206,10 @@ class _Supervisor:
             reason = failure["reason"]
         if number < ATTEMPTS:
             self.pending.appendleft(planned)
-            self.state.latest = f"{_name(planned)}: {reason}; trying again"
+            self.state.latest = f"{trial_name(planned)}: {reason}; trying again"
         else:
             self.state.failed.append((planned, reason))
-            self.state.latest = f"{_name(planned)}: failed: {reason}"
+            self.state.latest = f"{trial_name(planned)}: failed: {reason}"
 
     def _finished(self, planned: PlannedTrial, folder: TrialFolder) -> None:
         _count_finished(self.state, planned, folder, self.plan.suite.report.metric)
@@ -299,5 +300,6 @@ def _signal_name(code: int) -> str:
         return f"signal {-code}"
 
 
-def _name(planned: PlannedTrial) -> str:
+def trial_name(planned: PlannedTrial) -> str:
+    """A trial in words."""
     return f"{planned.arm}, {planned.cell}, seed {planned.trial.seed}"

@@ -30,16 +30,24 @@ class Cost:
     weight_bytes: int
 
 
+Condition = tuple[str, str]
+"""(cell, arm)"""
+
+
 @dataclass(frozen=True)
 class PlanCost:
-    """seconds: of the wall clock, with all slots busy; None when a network's size is not known yet."""
+    """What the trials still to run will take.
 
+    trial_seconds: one trial of each condition; a condition whose network's size is not known yet is missing.
+    seconds: of the wall clock with all slots busy; None when something is missing.  bytes: without weights.
+    measured: whether finished trials entered the estimate.
+    """
+
+    trial_seconds: dict[Condition, float]
     seconds: float | None
-    core_seconds: float
     bytes: int
     weight_bytes: int
-    measured_share: float
-    """Share of the trials to run whose time comes from finished trials of the same condition."""
+    measured: bool
 
 
 def trial_cost(trial: Trial, network: Network, *, gpu: bool = False) -> Cost:
@@ -62,41 +70,50 @@ def plan_cost(
     networks: Networks,
     *,
     pending: Iterable[PlannedTrial],
-    measured: Mapping[tuple[str, str], list[float]],
+    finished_seconds: Mapping[Condition, list[float]],
     slots: int,
     gpu: bool = False,
 ) -> PlanCost:
-    """The cost of the trials still to run.
+    """The cost of the pending trials on `slots` slots.
 
-    measured: seconds of finished trials by (cell, arm). Where a condition has none, its estimate is scaled by what
-    the measured ones took against theirs, so that this machine's speed counts as soon as it is known.
+    finished_seconds: what finished trials took. Where a condition has none, its estimate is scaled by what the others
+    took against theirs, so that this machine's speed counts as soon as it is known.
     """
-    estimates: dict[tuple[str, str], Cost | None] = {}
+    estimates: dict[Condition, Cost] = {}
     for planned in plan.trials:
         condition = (planned.cell, planned.arm)
-        if condition not in estimates:
-            network = networks.of(planned.trial)
-            estimates[condition] = trial_cost(planned.trial, network, gpu=gpu) if network else None
-    ratios = [
-        median(seconds) / cost.seconds
-        for condition, seconds in measured.items()
-        if seconds and (cost := estimates.get(condition)) is not None
-    ]
+        if condition not in estimates and (network := networks.of(planned.trial)):
+            estimates[condition] = trial_cost(planned.trial, network, gpu=gpu)
+    measured = {condition: median(seconds) for condition, seconds in finished_seconds.items() if seconds}
+    ratios = [measured[condition] / estimates[condition].seconds for condition in measured.keys() & estimates.keys()]
     scale = median(ratios) if ratios else 1.0
+    trial_seconds = {condition: cost.seconds * scale for condition, cost in estimates.items()} | measured
     waiting = [(planned.cell, planned.arm) for planned in pending]
-    known = [cost for condition in waiting if (cost := estimates[condition]) is not None]
-    seconds = [
-        median(measured[condition]) if measured.get(condition) else estimate.seconds * scale
-        for condition in waiting
-        if (estimate := estimates[condition]) is not None
-    ]
-    complete = len(seconds) == len(waiting)
-    core_seconds = sum(seconds)
-    longest = max(seconds, default=0.0)
+    seconds = [trial_seconds[condition] for condition in waiting if condition in trial_seconds]
+    known = [estimates[condition] for condition in waiting if condition in estimates]
     return PlanCost(
-        seconds=max(core_seconds / slots, longest) if complete else None,
-        core_seconds=core_seconds,
+        trial_seconds=trial_seconds,
+        seconds=max(sum(seconds) / slots, max(seconds, default=0.0)) if len(seconds) == len(waiting) else None,
         bytes=sum(cost.bytes for cost in known),
         weight_bytes=sum(cost.weight_bytes for cost in known),
-        measured_share=sum(bool(measured.get(condition)) for condition in waiting) / len(waiting) if waiting else 1.0,
+        measured=bool(ratios),
     )
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words: 42 s, 12 min, 3.5 h, 2.1 days."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    if seconds < 100 * 60:
+        return f"{seconds / 60:.0f} min"
+    if seconds < 48 * 3600:
+        return f"{seconds / 3600:.1f} h"
+    return f"{seconds / 86400:.1f} days"
+
+
+def size(num_bytes: float) -> str:
+    """Bytes in words: 640 kB, 12 MB, 3.4 GB."""
+    for unit, factor in (("GB", 1e9), ("MB", 1e6)):
+        if num_bytes >= factor:
+            return f"{num_bytes / factor:.3g} {unit}"
+    return f"{num_bytes / 1e3:.3g} kB"

@@ -12,13 +12,14 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
+from bench.errors import UserError
 from bench.plan.config import nearest
 
 Path_ = tuple[str | int, ...]
 """Where a value stands: ("methods", 1, "alpha")."""
 
 
-class SuiteError(ValueError):
+class SuiteError(UserError):
     """A suite that cannot be run. The message names file, line and key, and what would be right."""
 
 

@@ -1,0 +1,395 @@
+"""The command line: parses, calls, prints. Imports nothing heavy until a command needs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from bench.errors import UserError
+
+if TYPE_CHECKING:
+    from bench.execution.local import RunState
+    from bench.execution.task import DataPaths
+    from bench.plan.plan import Plan
+    from bench.results.mlflow import Publisher
+    from bench.results.store import Store
+    from bench.survey import Survey
+    from reports import Report
+
+EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
+
+SUITES = Path("suites")
+REPORTS_OUT = Path("reports/out")
+UI_PORT = 5000
+
+
+class Cli(click.Group):
+    """Turns an error that the user can mend into one message on stderr and exit status 2."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except UserError as error:
+            click.echo(f"error: {error}", err=True)
+            ctx.exit(EXIT_USAGE)
+
+
+@click.group(cls=Cli, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="mixup-bench", prog_name="bench")
+def main() -> None:
+    """Does Mixup beat plain training (ERM) on this data, with this network, at which alpha - and how sure are we?
+
+    A SUITE is a YAML file, or the name of one in ./suites. Results go to ./results (or BENCH_RESULTS), reports to
+    ./reports/out. The same command again resumes: nothing that is finished is done twice.
+    """
+
+
+def _suite_options(command: Callable[..., None]) -> Callable[..., None]:
+    """SUITE, --set and --results: what every command on a suite takes."""
+    for decorate in (
+        click.option(
+            "--results",
+            type=click.Path(path_type=Path),
+            envvar="BENCH_RESULTS",
+            default=Path("results"),
+            help="Results folder (BENCH_RESULTS).  [default: ./results]",
+        ),
+        click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="training.epochs=2, seeds=3, ..."),
+        click.argument("suite"),
+    ):
+        command = decorate(command)
+    return command
+
+
+def _machine_options(command: Callable[..., None]) -> Callable[..., None]:
+    for decorate in (
+        click.option("--jobs", "-j", type=click.IntRange(min=1), help="Trials at once.  [default: cores, or GPUs]"),
+        click.option("--devices", default="auto", help="auto (every visible GPU, else the CPU), cpu, or GPUs: 0,1."),
+    ):
+        command = decorate(command)
+    return command
+
+
+def _data_option(command: Callable[..., None]) -> Callable[..., None]:
+    return click.option(
+        "--data-root",
+        type=click.Path(path_type=Path),
+        envvar="BENCH_DATA",
+        help="Where data sets are, or are downloaded to (BENCH_DATA).  [default: RESULTS/data]",
+    )(command)
+
+
+@main.command("list")
+@click.option("--results", type=click.Path(path_type=Path), envvar="BENCH_RESULTS", default=Path("results"))
+def list_suites(results: Path) -> None:
+    """Show the suites in ./suites: question, trials, and what they will cost."""
+    paths = sorted(SUITES.rglob("*.yaml"))
+    if not paths:
+        raise UserError(f"no suites below {SUITES.absolute()}: run bench in the folder that holds suites/")
+    broken = []
+    for path in paths:
+        try:
+            plan, store = _plan(str(path), (), results)
+            found = _survey(plan, store, ask_torch=False)
+        except UserError as error:
+            broken.append(str(error))
+            continue
+        click.echo(f"{path.relative_to(SUITES).with_suffix('')}\n  {plan.suite.question}\n  {found.headline}")
+    if broken:
+        raise UserError("\n       ".join(broken))
+
+
+@main.command()
+@_suite_options
+@_machine_options
+@click.option("--trials", "show_trials", is_flag=True, help="List every trial with its id and status.")
+def plan(
+    suite: str, overrides: tuple[str, ...], results: Path, devices: str, jobs: int | None, show_trials: bool
+) -> None:
+    """Dry run: the trials, which are done, what the rest costs, and what so many seeds can show."""
+    from bench.survey import plan_lines
+
+    plan, store = _plan(suite, overrides, results)
+    for line in plan_lines(_survey(plan, store, devices=devices, jobs=jobs), show_trials=show_trials):
+        click.echo(line)
+
+
+@main.command()
+@_suite_options
+@_machine_options
+@_data_option
+@click.option("--seeds", metavar="N", help="As --set seeds=N: how many, or which: [0,1,2].")
+@click.option("--checkpoint-seconds", default=60.0, show_default=True, type=click.FloatRange(min=0))
+@click.option("--checkpoint-epochs", type=click.IntRange(min=1), help="Save after so many epochs, too.")
+@click.option("--no-mlflow", is_flag=True, help="Do not publish; `bench publish` can do it later.")
+@click.option("--no-report", is_flag=True, help="Do not render the report; `bench report` can do it later.")
+def run(
+    suite: str,
+    overrides: tuple[str, ...],
+    results: Path,
+    devices: str,
+    jobs: int | None,
+    data_root: Path | None,
+    seeds: str | None,
+    checkpoint_seconds: float,
+    checkpoint_epochs: int | None,
+    no_mlflow: bool,
+    no_report: bool,
+) -> None:
+    """Run a suite's trials, publish them to MLflow and render the report.
+
+    Exit status: 0 when all trials are finished, 1 when some failed, 2 when the suite cannot run, 130 after Ctrl-C.
+    """
+    from rich.console import Console
+
+    from bench.execution import local
+    from bench.progress import watch
+    from bench.training.policy import CheckpointPolicy
+
+    plan, store = _plan(suite, (*overrides, *([f"seeds={seeds}"] if seeds else [])), results)
+    found = _survey(plan, store, devices=devices, jobs=jobs)
+    click.echo(f"{plan.suite.name}: {plan.suite.question}\n{found.headline}")
+    settings = local.Settings(
+        slots=found.slots,
+        data=_data_paths(store, data_root),
+        policy=CheckpointPolicy(checkpoint_seconds, checkpoint_epochs),
+        keep_weights=found.keep_weights,
+        estimates=found.seconds_by_trial,
+    )
+    with _publishing(plan, store, enabled=not no_mlflow) as publish_report:
+        with watch(Console(), arms=plan.arms) as watcher:
+            state = local.run(plan, store, settings, watcher)
+        for line in _outcome_lines(state):
+            click.echo(line)
+        if not no_report:
+            rendered = _render(plan, store, None)
+            click.echo(f"\n{rendered.table_text}\n\nreport  {rendered.html.absolute()}")
+            publish_report(rendered)
+    if state.interrupted:
+        sys.exit(EXIT_INTERRUPTED)
+    if state.failed:
+        sys.exit(EXIT_FAILED)
+
+
+@main.command()
+@_suite_options
+def status(suite: str, overrides: tuple[str, ...], results: Path) -> None:
+    """Show how far a suite is, and why trials failed."""
+    from bench.survey import status_lines
+
+    plan, store = _plan(suite, overrides, results)
+    found = _survey(plan, store, ask_torch=False)
+    failures = [
+        (planned, failure["reason"])
+        for planned in plan.trials
+        if found.status[planned.trial_id] == "failed"
+        and (failure := store.trial(planned.trial_id).last_failure()) is not None
+    ]
+    for line in status_lines(found, failures):
+        click.echo(line)
+
+
+@main.command()
+@click.argument("trial_id")
+@click.option("--results", type=click.Path(path_type=Path), envvar="BENCH_RESULTS", default=Path("results"))
+@_data_option
+@click.option("--rerun", is_flag=True, help="Train it again in the foreground, elsewhere, and compare.")
+@click.option("--device", default="cpu", show_default=True, help="With --rerun: cpu or cuda.")
+def trial(trial_id: str, results: Path, data_root: Path | None, rerun: bool, device: str) -> None:
+    """Show one trial; TRIAL_ID may be shortened."""
+    from bench.results.store import Store
+    from bench.survey import trial_lines
+
+    store = Store(results.absolute())
+    folder = store.trial(store.find(trial_id).trial_id)
+    for line in trial_lines(folder):
+        click.echo(line)
+    if rerun:
+        from bench.execution.rerun import rerun_trial
+
+        differences = rerun_trial(folder, _data_paths(store, data_root), device=device, say=click.echo)
+        if differences:
+            sys.exit(EXIT_FAILED)
+
+
+@main.command()
+def schema() -> None:
+    """Print the JSON Schema of a suite file, for editors."""
+    from bench.plan.schema import suite_schema
+
+    click.echo(json.dumps(suite_schema(), indent=2))
+
+
+@main.command()
+@_suite_options
+@click.option("--out", type=click.Path(path_type=Path), help="Folder.  [default: reports/out/SUITE]")
+def report(suite: str, overrides: tuple[str, ...], results: Path, out: Path | None) -> None:
+    """Render the report from whatever has finished."""
+    plan, store = _plan(suite, overrides, results)
+    rendered = _render(plan, store, out)
+    click.echo(f"{rendered.table_text}\n\n{rendered.html.absolute()}")
+
+
+@main.command()
+@_suite_options
+def publish(suite: str, overrides: tuple[str, ...], results: Path) -> None:
+    """Bring MLflow up to date with the results folder; what is there already is not repeated."""
+    from bench.results.mlflow import Publisher, default_tracking_uri
+
+    plan, store = _plan(suite, overrides, results)
+    uri = default_tracking_uri(store)
+    with Publisher(store, plan, tracking_uri=uri, experiment=plan.suite.name) as publisher:
+        outcome = publisher.publish_once(now=True)
+        if not outcome.is_behind:
+            rendered = _render(plan, store, None)
+            outcome = publisher.publish_report(_files(rendered), verdicts=rendered.verdicts)
+        if outcome.is_behind:
+            raise UserError(f"MLflow at {uri}: {outcome.error}")
+        click.echo(f"published to {uri}\n{_mlflow_address(publisher)}")
+
+
+@main.command()
+@click.option("--results", type=click.Path(path_type=Path), envvar="BENCH_RESULTS", default=Path("results"))
+@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--port", default=UI_PORT, show_default=True)
+def ui(results: Path, host: str, port: int) -> None:
+    """Serve MLflow's web pages for the results folder, until Ctrl-C."""
+    from bench.results.mlflow import default_tracking_uri
+    from bench.results.mlflow_server import server_command
+    from bench.results.store import Store
+
+    try:
+        server = server_command(default_tracking_uri(Store(results.absolute())), host=host, port=port)
+    except OSError as error:
+        raise UserError(str(error)) from None
+    click.echo(f"MLflow at {server.url} (Ctrl-C ends it)")
+    os.execvpe(server.command[0], server.command, server.env)
+
+
+@main.command()
+@click.option("--results", type=click.Path(path_type=Path), envvar="BENCH_RESULTS", default=Path("results"))
+@_data_option
+def doctor(results: Path, data_root: Path | None) -> None:
+    """Check versions, devices, folders and MLflow: a tick each, or what to do."""
+    from bench.doctor import examine
+    from bench.results.store import Store
+
+    store = Store(results.absolute())
+    bad = 0
+    for finding in examine(store, _data_paths(store, data_root).data_root):
+        bad += not finding.good
+        mark = click.style("✓", fg="green") if finding.good else click.style("✗", fg="red")
+        click.echo(f"{mark} {finding.text}" + ("" if finding.good else f"\n    {finding.remedy}"))
+    if bad:
+        sys.exit(EXIT_FAILED)
+
+
+def _plan(suite: str, overrides: tuple[str, ...], results: Path) -> tuple[Plan, Store]:
+    from bench.plan.plan import make_plan
+    from bench.plan.suite import load_suite
+    from bench.results.store import Store
+
+    return make_plan(load_suite(_suite_path(suite), overrides=overrides)), Store(results.absolute())
+
+
+def _suite_path(suite: str) -> Path:
+    """A file as given, or the suite of that name below ./suites."""
+    from bench.plan.config import nearest
+
+    path = Path(suite)
+    if path.suffix in (".yaml", ".yml") or path.is_file():
+        return path
+    named = SUITES / f"{suite}.yaml"
+    if not named.is_file():
+        names = [str(p.relative_to(SUITES).with_suffix("")) for p in sorted(SUITES.rglob("*.yaml"))]
+        raise UserError(f"no suite {suite!r} in {SUITES.absolute()}{nearest(suite, names)}")
+    return named
+
+
+def _survey(
+    plan: Plan, store: Store, *, devices: str = "auto", jobs: int | None = None, ask_torch: bool = True
+) -> Survey:
+    """ask_torch: have networks of unknown size built, which checks their names and takes seconds the first time."""
+    from bench.plan.networks import check_networks, known_networks
+    from bench.survey import survey
+
+    ask = check_networks if ask_torch else known_networks
+    return survey(plan, store, ask(plan.suite, cache_root=store.cache), devices=devices, jobs=jobs)
+
+
+def _data_paths(store: Store, data_root: Path | None) -> DataPaths:
+    from bench.execution.task import DataPaths
+
+    return DataPaths((data_root or store.root / "data").absolute(), store.cache / "data")
+
+
+def _outcome_lines(state: RunState) -> Iterator[str]:
+    """How a run ended: what failed and why, what diverged, how to go on."""
+    from bench.execution.local import trial_name
+
+    for planned, reason in state.failed:
+        yield f"failed    {planned.trial_id}  {trial_name(planned)}: {reason}  (bench trial {planned.trial_id[:8]})"
+    for planned in state.diverged:
+        yield f"diverged  {planned.trial_id}  {trial_name(planned)}"
+    if state.interrupted:
+        yield f"stopped with {state.done} of {state.planned} trials done; the same command goes on from here"
+
+
+def _render(plan: Plan, store: Store, out: Path | None) -> Report:
+    from reports import render
+
+    return render(plan, store, out or REPORTS_OUT / plan.suite.name)
+
+
+def _files(report: Report) -> list[Path]:
+    """What was rendered, the page first."""
+    folder = report.html.parent
+    return [report.html, *sorted(p for p in folder.rglob("*") if p.is_file() and p != report.html)]
+
+
+@contextmanager
+def _publishing(plan: Plan, store: Store, *, enabled: bool) -> Iterator[Callable[[Report], None]]:
+    """Mirror the trials into MLflow while the block runs; gives the function that publishes the report.
+
+    MLflow being away is said, and stops nothing.
+    """
+    if not enabled:
+        yield lambda _: None
+        return
+    from bench.results.mlflow import Publisher, PublisherThread, default_tracking_uri
+
+    uri = default_tracking_uri(store)
+    publisher = Publisher(store, plan, tracking_uri=uri, experiment=plan.suite.name)
+    thread = PublisherThread(publisher)
+    thread.start()
+    reports: list[Report] = []
+    try:
+        yield reports.append
+    finally:
+        outcome = thread.stop()
+        if reports and not outcome.is_behind:
+            outcome = publisher.publish_report(_files(reports[-1]), verdicts=reports[-1].verdicts)
+        publisher.close()
+        if outcome.is_behind:
+            click.echo(f"MLflow  {uri} is behind ({outcome.error}); `bench publish` catches up")
+        else:
+            click.echo(f"MLflow  {_mlflow_address(publisher)}")
+
+
+def _mlflow_address(publisher: Publisher) -> str:
+    """Where to compare the runs, and how to get there."""
+    uri = publisher.tracking_uri
+    if uri.startswith(("http://", "https://")):
+        return str(publisher.link(uri))
+    return f"{publisher.link(f'http://127.0.0.1:{UI_PORT}')}  (after `make ui` or `bench ui`)"
+
+
+if __name__ == "__main__":
+    main()

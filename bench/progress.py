@@ -1,0 +1,108 @@
+"""What a run shows while it goes on: a live panel on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from statistics import mean
+from typing import Self
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from bench.execution.local import Attempt, RunState
+from bench.plan.cost import duration
+
+PLAIN_SECONDS = 10.0
+
+
+class LivePanel:
+    """Trials done, running and failed, the error of each arm so far, and the time left; redrawn in place."""
+
+    def __init__(self, console: Console, *, arms: tuple[str, ...]) -> None:
+        self._arms = arms
+        self._live = Live(console=console, auto_refresh=False)
+
+    def __enter__(self) -> Self:
+        self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._live.stop()
+
+    def update(self, state: RunState) -> None:
+        self._live.update(self._panel(state), refresh=True)
+
+    def _panel(self, state: RunState) -> Group:
+        bar = Table.grid(padding=(0, 1))
+        bar.add_row(ProgressBar(total=max(1, state.planned), completed=state.done, width=40), _counts(state))
+        running = Table.grid(padding=(0, 2))
+        for attempt in state.running[:16]:
+            running.add_row(*_attempt_fields(attempt))
+        errors = Table.grid(padding=(0, 2))
+        for arm in self._arms:
+            if arm in state.errors:
+                errors.add_row(arm, f"{100 * mean(state.errors[arm]):.2f} %", f"({len(state.errors[arm])} trials)")
+        parts: list[Table | Text] = [bar]
+        if state.running:
+            parts += [Text("running", style="bold"), running]
+        if state.errors:
+            parts += [Text("mean test error of the finished trials", style="bold"), errors]
+        if state.latest:
+            parts.append(Text(state.latest, style="yellow"))
+        return Group(*parts)
+
+
+class PlainLines:
+    """One line whenever something ended, at most every ten seconds, for logs and pipes."""
+
+    def __init__(self, console: Console, *, arms: tuple[str, ...]) -> None:
+        self._console, self._arms = console, arms
+        self._printed_at, self._printed_done, self._latest = time.monotonic(), -1, ""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+    def update(self, state: RunState) -> None:
+        if state.latest != self._latest:
+            self._latest = state.latest
+            self._print(state.latest)
+        ended = state.done + len(state.failed)
+        now = time.monotonic()
+        last = ended == state.planned or state.interrupted
+        if ended != self._printed_done and (last or now - self._printed_at >= PLAIN_SECONDS):
+            self._printed_at, self._printed_done = now, ended
+            errors = [f"{arm} {100 * mean(values):.2f} %" for arm in self._arms if (values := state.errors.get(arm))]
+            self._print(f"{_counts(state)}" + (f" | {', '.join(errors)}" if errors else ""))
+
+    def _print(self, line: str) -> None:
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def watch(console: Console, *, arms: tuple[str, ...]) -> LivePanel | PlainLines:
+    """The watcher that suits the console."""
+    return LivePanel(console, arms=arms) if console.is_terminal else PlainLines(console, arms=arms)
+
+
+def _counts(state: RunState) -> str:
+    parts = [f"{state.done}/{state.planned} done", f"{len(state.running)} running"]
+    if state.failed:
+        parts.append(f"{len(state.failed)} failed")
+    if state.diverged:
+        parts.append(f"{len(state.diverged)} diverged")
+    if state.elsewhere:
+        parts.append(f"{state.elsewhere} in another run")
+    if state.seconds_left and state.done + len(state.failed) < state.planned:
+        parts.append(f"{duration(state.seconds_left)} left")
+    return ", ".join(parts)
+
+
+def _attempt_fields(attempt: Attempt) -> tuple[str, ...]:
+    planned = attempt.planned
+    epoch = f"epoch {attempt.epoch}/{planned.trial.training.epochs}"
+    return (attempt.slot.label, planned.arm, planned.cell, f"seed {planned.trial.seed}", epoch)

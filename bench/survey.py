@@ -1,0 +1,175 @@
+"""A plan against a results folder and a machine: what is done, what is left, what it will take."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+from bench.execution.devices import Slot, slots
+from bench.plan.cost import Condition, PlanCost, duration, plan_cost, size
+from bench.plan.networks import Networks
+from bench.plan.plan import Plan, PlannedTrial
+from bench.plan.power import seeds_needed, smallest_holm_sign_flip_p
+from bench.results.store import Store, TrialFolder
+
+FINISHED = ("completed", "diverged")
+KEPT_WEIGHT_BYTES = 5_000_000_000
+"""Up to here a suite's final weights are kept unless it says otherwise."""
+
+
+@dataclass(frozen=True)
+class Survey:
+    """status: by trial_id.  cost: of what is left."""
+
+    plan: Plan
+    slots: list[Slot]
+    status: dict[str, str]
+    cost: PlanCost
+
+    @cached_property
+    def counts(self) -> Counter[str]:
+        return Counter(self.status[planned.trial_id] for planned in self.plan.trials)
+
+    @property
+    def num_done(self) -> int:
+        return sum(self.counts[status] for status in FINISHED)
+
+    @property
+    def num_left(self) -> int:
+        return len(self.plan.trials) - self.num_done
+
+    @property
+    def keep_weights(self) -> bool:
+        choice = self.plan.suite.file.keep_weights
+        return choice == "always" or (choice == "auto" and self.cost.weight_bytes < KEPT_WEIGHT_BYTES)
+
+    @property
+    def seconds_by_trial(self) -> dict[str, float]:
+        """Estimated seconds of each trial that is left."""
+        return {
+            planned.trial_id: self.cost.trial_seconds.get((planned.cell, planned.arm), 1.0)
+            for planned in self.plan.trials
+            if self.status[planned.trial_id] not in FINISHED
+        }
+
+    @property
+    def headline(self) -> str:
+        """One line: how many trials, how many done, how long."""
+        plan = self.plan
+        text = f"{len(plan.trials)} trials ({len(plan.cells)} cells, {len(plan.arms)} arms, {len(plan.seeds)} seeds)"
+        text += f", {self.num_done} done"
+        return text + (f"; {self.time}" if self.num_left else "")
+
+    @property
+    def time(self) -> str:
+        places = Counter("GPU" if slot.visible else "CPU" for slot in self.slots)
+        where = " and ".join(f"{n} {kind} slot{'s' * (n > 1)}" for kind, n in places.items())
+        if self.cost.seconds is None:
+            return f"time not known yet, on {where}"
+        how = "from trials that finished here" if self.cost.measured else "estimated from FLOPs"
+        return f"about {duration(self.cost.seconds)} on {where} ({how})"
+
+
+def survey(plan: Plan, store: Store, networks: Networks, *, devices: str = "auto", jobs: int | None = None) -> Survey:
+    """Look at every trial's folder once. Raises DeviceError for a device that is not there."""
+    threads = max(planned.trial.training.threads for planned in plan.trials)
+    places = slots(devices, jobs=jobs, threads=threads)
+    status: dict[str, str] = {}
+    seconds: dict[Condition, list[float]] = {}
+    on_gpu = bool(places[0].visible)
+    for planned in plan.trials:
+        folder = store.trial(planned.trial_id)
+        status[planned.trial_id] = folder.status(plan.suite.evaluate)
+        final = folder.final() if status[planned.trial_id] == "completed" else None
+        if final is not None and (final["provenance"]["device"] == "cuda") == on_gpu:
+            seconds.setdefault((planned.cell, planned.arm), []).append(final["total_seconds"])
+    pending = [planned for planned in plan.trials if status[planned.trial_id] not in FINISHED]
+    cost = plan_cost(plan, networks, pending=pending, finished_seconds=seconds, slots=len(places), gpu=on_gpu)
+    return Survey(plan=plan, slots=places, status=status, cost=cost)
+
+
+def plan_lines(found: Survey, *, show_trials: bool = False) -> Iterator[str]:
+    """What `bench plan` prints."""
+    plan, suite = found.plan, found.plan.suite
+    yield f"{suite.name} (version {suite.version}): {suite.question}"
+    yield f"trials    {found.headline.partition(';')[0]}, {found.num_left} to run"
+    if found.num_left:
+        yield f"time      {found.time}"
+        weights = size(found.cost.weight_bytes)
+        kept = f"of final weights, {weights}, kept" if found.keep_weights else f"final weights ({weights}) not kept"
+        yield f"disk      {size(found.cost.bytes + found.cost.weight_bytes * found.keep_weights)} ({kept})"
+    yield f"family    {family(plan)}"
+    yield ""
+    yield from _condition_table(found)
+    if show_trials:
+        yield ""
+        for planned in plan.trials:
+            name = f"{planned.cell} | {planned.arm} | seed {planned.trial.seed}"
+            yield f"{planned.trial_id}  {found.status[planned.trial_id]:<11}  {name}"
+
+
+def family(plan: Plan) -> str:
+    """How many comparisons there are, and what so many seeds can show at best."""
+    comparisons, seeds = plan.num_comparisons, len(plan.seeds)
+    if not comparisons:
+        return "no comparison: there is no other arm beside the baseline"
+    best, needed = smallest_holm_sign_flip_p(seeds, comparisons), seeds_needed(comparisons)
+    counts = f"{_count(seeds, 'seed')}, {_count(comparisons, 'comparison')}"
+    enough = f"; {needed} seeds would do" if needed > seeds else "; enough for 0.05"
+    return f"{counts}: the sign-flip test, Holm-adjusted, reaches at best {best:.3g}{enough}"
+
+
+def status_lines(found: Survey, failures: list[tuple[PlannedTrial, str]]) -> Iterator[str]:
+    """What `bench status` prints."""
+    yield f"{found.plan.suite.name}: {found.headline}"
+    yield ", ".join(f"{count} {status}" for status, count in sorted(found.counts.items()))
+    yield ""
+    yield from _condition_table(found)
+    for planned, reason in failures:
+        yield f"failed    {planned.trial_id}  {planned.cell} | {planned.arm} | seed {planned.trial.seed}: {reason}"
+
+
+def _condition_table(found: Survey) -> Iterator[str]:
+    """Cells down, arms across: seeds finished of seeds planned."""
+    done: Counter[Condition] = Counter()
+    planned_seeds: Counter[Condition] = Counter()
+    for planned in found.plan.trials:
+        condition = (planned.cell, planned.arm)
+        planned_seeds[condition] += 1
+        done[condition] += found.status[planned.trial_id] in FINISHED
+    arms, cells = found.plan.arms, found.plan.cells
+    width = max(len(cell) for cell in (*cells, "seeds done"))
+    yield "  ".join([f"{'seeds done':<{width}}", *arms])
+    for cell in cells:
+        fields = [f"{done[cell, arm]}/{planned_seeds[cell, arm]}" if planned_seeds[cell, arm] else "-" for arm in arms]
+        padded = [f"{text:>{len(arm)}}" for text, arm in zip(fields, arms, strict=True)]
+        yield "  ".join([f"{cell:<{width}}", *padded])
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"
+
+
+def trial_lines(folder: TrialFolder) -> Iterator[str]:
+    """What `bench trial` prints."""
+    record, final = folder.record(), folder.final()
+    yield f"{folder.trial_id}  {folder.status()}  {folder.path}"
+    for section, options in (record or {"trial": {}})["trial"].items():
+        given = {k: v for k, v in options.items() if v not in (None, "")} if isinstance(options, dict) else options
+        yield f"  {section:<12} {json.dumps(given)}"
+    if final is not None:
+        yield f"  {'took':<12} {duration(final['total_seconds'])}, {final['attempts']} attempt(s)"
+        yield f"  {'on':<12} {final['provenance']['hardware']}"
+        for name, value in final["metrics"].items():
+            yield f"  {name:<26} {value:.4f}" if isinstance(value, float) else f"  {name:<26} {value}"
+        if final["diverged"]:
+            yield f"  diverged in epoch {final['diverged']['epoch']}, step {final['diverged']['step']}"
+    elif epochs := folder.epochs():
+        last = epochs[-1]
+        yield f"  epoch {last['epoch']}: train loss {last['train_loss']}, test error {last.get('test_error')}"
+    if failure := folder.last_failure():
+        yield f"  failed: {failure['reason']}"
+        yield from (f"    {line}" for line in failure["traceback"].splitlines())

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from bench.data.augment import channel_statistics, crop, draw_crop_offsets, draw_flips, flip, normalise
@@ -60,12 +62,12 @@ def prepare(trial: Trial, arrays: Arrays, *, device: torch.device) -> TrialData:
     mean, std = channel_statistics(arrays.train_images[train])
     wrong = labels != true_labels
     return TrialData(
-        images=torch.from_numpy(arrays.train_images).to(device),
+        images=_shared(arrays.train_images).to(device),
         labels=torch.from_numpy(labels).to(device),
         true_labels=torch.from_numpy(true_labels.copy()).to(device),
         train=torch.from_numpy(train).to(device),
         val=torch.from_numpy(val).to(device),
-        test_images=torch.from_numpy(arrays.test_images).to(device),
+        test_images=_shared(arrays.test_images).to(device),
         test_labels=torch.from_numpy(np.array(arrays.test_labels)).to(device),
         scale=(1 / (255 * std)).view(1, -1, 1, 1).to(device),
         shift=(-mean / std).view(1, -1, 1, 1).to(device),
@@ -81,6 +83,13 @@ def prepare(trial: Trial, arrays: Arrays, *, device: torch.device) -> TrialData:
             "val_label_noise_realised": float(wrong[val].mean()) if len(val) else None,
         },
     )
+
+
+def _shared(images: NDArray[np.uint8]) -> Tensor:
+    """A read-only memory map as a tensor, without a copy of its own: on the CPU all trials share its pages."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")  # we only read
+        return torch.from_numpy(images)
 
 
 @dataclass(frozen=True)

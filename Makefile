@@ -1,0 +1,51 @@
+# `make help` lists the targets. SUITE= DEVICES= JOBS= SEEDS= ARGS= pass through to the command line.
+
+PYTHON ?= python3
+VENV ?= .venv
+SUITE ?= digits
+
+BIN = $(VENV)/bin
+OPTIONS = $(if $(DEVICES),--devices $(DEVICES)) $(if $(JOBS),--jobs $(JOBS))
+INSTALLED = $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install bench smoke test lint report ui perf clean
+
+help:  ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo
+	@echo "variables: SUITE=$(SUITE) (a name in suites/ or a file)  DEVICES=cpu|0,1  JOBS=2  SEEDS=3  ARGS='--set ...'"
+
+install: $(INSTALLED)  ## make the environment in .venv
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+bench: $(INSTALLED)  ## run a suite: trials, MLflow, report (SUITE=digits)
+	$(BIN)/bench run $(SUITE) $(OPTIONS) $(if $(SEEDS),--seeds '$(SEEDS)') $(ARGS)
+
+smoke: $(INSTALLED)  ## run the smallest suite, about 20 seconds
+	$(BIN)/bench run smoke $(OPTIONS) $(ARGS)
+
+test: $(INSTALLED)  ## run the tests
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(INSTALLED)  ## check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+report: $(INSTALLED)  ## render the report of a suite from whatever has finished
+	$(BIN)/bench report $(SUITE) $(if $(SEEDS),--set 'seeds=$(SEEDS)') $(ARGS)
+
+ui: $(INSTALLED)  ## serve MLflow's pages on 127.0.0.1
+	$(BIN)/bench ui $(ARGS)
+
+perf: $(INSTALLED)  ## measure a trial against a bare PyTorch loop
+	$(BIN)/python -m bench.perf $(ARGS)
+
+clean:  ## delete results, reports and caches, but not the environment
+	rm -rf results reports/out .pytest_cache .mypy_cache .ruff_cache

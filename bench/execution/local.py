@@ -102,7 +102,7 @@ def run(plan: Plan, store: Store, settings: Settings, watcher: Watcher) -> RunSt
             pending.append(planned)
     state.skipped = state.done
     if pending:
-        context = _forkserver()
+        context = forkserver()
         supervisor = _Supervisor(plan, store, settings, state, pending, context, watcher)
         with _sigterm_as_interrupt():
             try:
@@ -253,7 +253,7 @@ def _count_finished(state: RunState, planned: PlannedTrial, folder: TrialFolder,
         state.errors.setdefault(planned.arm, []).append(final["metrics"][metric])
 
 
-def _forkserver() -> ForkServerContext:
+def forkserver() -> ForkServerContext:
     """The context whose processes start with torch and timm loaded, one OpenMP thread each until they say otherwise."""
     for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(variable, "1")

@@ -82,7 +82,7 @@ def train(
         started = time.perf_counter()
         draws = draw_epoch(trial, data, epoch)
         mixing = stream(trial.seed, "mixing", epoch)
-        torch.manual_seed(stream_seed(trial.seed, "dropout", epoch))
+        _seed_torch(stream_seed(trial.seed, "dropout", epoch), device)
         losses = torch.zeros(steps_per_epoch, device=device)
         first_step, earlier_seconds = 0, 0.0
         if resumed is not None and resumed.step:
@@ -129,7 +129,7 @@ def train(
 def initial_model(trial: Trial, data: TrialData) -> nn.Module:
     """The network with the initial weights that every method of this cell and seed starts from, on the CPU."""
     channels, height, width = data.images.shape[1:]
-    torch.manual_seed(stream_seed(trial.seed, "init"))
+    _seed_torch(stream_seed(trial.seed, "init"), torch.device("cpu"))
     return build(
         trial.model.name,
         input_shape=(channels, height, width),
@@ -157,6 +157,16 @@ def _errors(split: str, logits: Tensor, labels: Tensor) -> Json:
     if not len(labels):
         return {}
     return {f"{split}_error": top1_error(logits, labels), f"{split}_nll": nll(logits, labels)}
+
+
+def _seed_torch(seed: int, device: torch.device) -> None:
+    """Seed the generators that networks draw from: initial weights, dropout, stochastic depth.
+
+    torch.manual_seed does the same at 1.1 ms a call where no GPU is in use (torch 2.15): it formats a stack trace.
+    """
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)
 
 
 def _torch_state(device: torch.device) -> dict[str, Tensor]:

@@ -40,7 +40,8 @@ def test_contract(method, size):
     loss = method.training_loss(net(), x, y, rng=np.random.default_rng(5))
     assert loss.shape == ()
     assert torch.isfinite(loss)
-    assert torch.equal(x, before[0]) and torch.equal(y, before[1]), "the batch was changed in place"
+    assert torch.equal(x, before[0]), "the images were changed in place"
+    assert torch.equal(y, before[1]), "the labels were changed in place"
     again = method.training_loss(net(), x, y, rng=np.random.default_rng(5))
     assert torch.equal(loss, again), "the same generator state gave another loss"
 
@@ -87,8 +88,10 @@ def test_mix_inputs_at_the_ends_and_between():
 def test_one_lam_keeps_the_batch_mean():
     """A permutation only reorders: the mean of lam x + (1 - lam) x[perm] is that of x, and so for the labels."""
     x, y = batch(64)
-    perm = torch.from_numpy(np.random.default_rng(0).permutation(64))
-    torch.testing.assert_close(mix_inputs(x, torch.tensor([0.3]), perm).mean(0), x.mean(0))
+    labels = F.one_hot(y, 5).float()
+    perm, lam = torch.from_numpy(np.random.default_rng(0).permutation(64)), torch.tensor([0.3])
+    torch.testing.assert_close(mix_inputs(x, lam, perm).mean(0), x.mean(0))
+    torch.testing.assert_close(mix_inputs(labels, lam, perm).mean(0), labels.mean(0))
 
 
 def test_same_as_torchvision_for_one_lam():

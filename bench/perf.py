@@ -1,0 +1,160 @@
+"""`make perf`: what a trial costs beside a bare PyTorch loop of the same steps, and what a second worker adds.
+
+Ratios measured side by side in one process tree, interleaved, as medians with their spread: a shared or throttled
+machine then slows both sides alike.
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bench.execution import local
+from bench.execution.devices import num_cores, slots
+from bench.execution.task import DataPaths, Task, start_trial
+from bench.plan.plan import make_plan
+from bench.plan.suite import load_suite
+from bench.results.store import Store
+from bench.training.policy import CheckpointPolicy
+
+SUITE = """\
+name: perf
+question: What does a digits trial cost?
+seeds: {seeds}
+base:
+  dataset: digits
+  model: mlp
+  training: {{epochs: {epochs}, batch_size: 64, lr: 0.1, weight_decay: 5e-4}}
+methods: [mixup]
+baseline: mixup
+"""
+
+
+def bare_loop(answer: Any, epochs: int) -> None:
+    """The digits trial as one writes it by hand: resident float tensors, mixup, cosine, errors after each epoch."""
+    import numpy as np
+    import torch
+    import torch.nn.functional as F
+    from sklearn.datasets import load_digits
+    from torch import nn
+
+    torch.set_num_threads(1)
+    images, labels = load_digits(return_X_y=True)
+    x = torch.tensor(images, dtype=torch.float32)
+    x, y = (x - x[:900].mean()) / x[:900].std(), torch.tensor(labels)
+    splits = (slice(900, 1000), slice(1000, 1797))
+    started = time.perf_counter()
+    model = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 64), nn.ReLU(), nn.Linear(64, 10))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=15 * epochs)
+    rng = np.random.default_rng(0)
+    for _ in range(epochs):
+        model.train()
+        for rows in torch.randperm(900).split(64):
+            batch, targets = x[rows], y[rows]
+            lam, perm = rng.beta(1, 1), torch.randperm(len(rows))
+            logits = model(lam * batch + (1 - lam) * batch[perm])
+            loss = lam * F.cross_entropy(logits, targets) + (1 - lam) * F.cross_entropy(logits, targets[perm])
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            scheduler.step()
+        model.eval()
+        with torch.no_grad():
+            for rows in splits:
+                logits = model(x[rows])
+                (logits.argmax(1) != y[rows]).float().mean().item()
+                F.cross_entropy(logits, y[rows]).item()
+    answer.send(time.perf_counter() - started)
+
+
+def trial_against_loop(folder: Path, *, epochs: int, rounds: int) -> list[tuple[float, float, float]]:
+    """Per round, seconds of a whole trial process from fork to exit, of its training alone, and of the bare loop."""
+    suite = folder / "perf.yaml"
+    suite.write_text(SUITE.format(seeds=rounds + 1, epochs=epochs))
+    plan, store = make_plan(load_suite(suite)), Store(folder / "loop")
+    context = local.forkserver()
+    template = Task({}, folder, plan.suite.evaluate, True, 1, "cpu", "", _data(folder), CheckpointPolicy())
+    measured = []
+    for planned in plan.trials:
+        trial = store.trial(planned.trial_id)
+        trial.create(planned.trial.record())
+        whole = _seconds(context, start_trial, replace(template, record=planned.trial.record(), folder=trial.path))
+        final = trial.final()
+        assert final is not None
+        answer, end = context.Pipe(duplex=False)
+        _seconds(context, bare_loop, end, epochs)
+        measured.append((whole, final["train_seconds"], answer.recv()))
+    return measured[1:]  # the first round warms up: imports of the forkserver, the data cache
+
+
+def throughput(folder: Path, *, epochs: int, seeds: int, rounds: int) -> list[tuple[float, float]]:
+    """Per round, trials per minute with one worker and with two, on the same trials."""
+    suite = folder / "throughput.yaml"
+    suite.write_text(SUITE.format(seeds=seeds, epochs=epochs))
+    plan = make_plan(load_suite(suite))
+    measured = []
+    for round_ in range(rounds):
+        per_minute = []
+        for workers in (1, 2):
+            store = Store(folder / f"workers{workers}-{round_}")
+            places = slots("cpu", jobs=workers)
+            settings = local.Settings(places, _data(folder), CheckpointPolicy(), False, {})
+            started = time.perf_counter()
+            local.run(plan, store, settings, _Silent())
+            per_minute.append(60 * len(plan.trials) / (time.perf_counter() - started))
+        measured.append((per_minute[0], per_minute[1]))
+    return measured
+
+
+class _Silent:
+    def update(self, state: local.RunState) -> None:
+        """Show nothing: drawing would be measured too."""
+
+
+def _seconds(context: Any, target: Callable[..., None], *arguments: Any) -> float:
+    started = time.perf_counter()
+    process = context.Process(target=target, args=arguments)
+    process.start()
+    process.join()
+    assert process.exitcode == 0, f"{target.__name__} ended with {process.exitcode}"
+    return time.perf_counter() - started
+
+
+def _data(folder: Path) -> DataPaths:
+    return DataPaths(folder / "data", folder / "cache")
+
+
+def _spread(values: list[float], *, digits: int = 2) -> str:
+    return f"{statistics.median(values):.{digits}f} [{min(values):.{digits}f}-{max(values):.{digits}f}]"
+
+
+@click.command()
+@click.option("--epochs", default=60, show_default=True, help="As in suites/digits.yaml.")
+@click.option("--rounds", default=9, show_default=True)
+def main(epochs: int, rounds: int) -> None:
+    """Print the ratios; about two minutes on two cores."""
+    with tempfile.TemporaryDirectory(prefix="bench-perf-") as temporary:
+        loops = trial_against_loop(Path(temporary), epochs=epochs, rounds=rounds)
+        click.echo(f"digits/mlp, {epochs} epochs, batch 64, one thread; {rounds} rounds, median [min-max]")
+        click.echo(f"  bare loop                      {_spread([loop for _, _, loop in loops])} s")
+        click.echo(f"  trial, from fork to exit       {_spread([whole for whole, _, _ in loops])} s")
+        click.echo(f"  trial / bare loop              {_spread([whole / loop for whole, _, loop in loops])}")
+        click.echo(f"  its training / bare loop       {_spread([train / loop for _, train, loop in loops])}")
+        if num_cores() < 2:
+            click.echo("  two workers: not measured, there is one core")
+            return
+        pairs = throughput(Path(temporary), epochs=epochs, seeds=10, rounds=max(3, rounds // 3))
+        click.echo(f"  trials per minute, one worker  {_spread([one for one, _ in pairs], digits=0)}")
+        click.echo(f"  two workers / one worker       {_spread([two / one for one, two in pairs])}")
+
+
+if __name__ == "__main__":
+    main()

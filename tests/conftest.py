@@ -1,0 +1,74 @@
+"""Fixtures for tests that run whole suites, and the marks of tests that need what not every machine has."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+TINY = """\
+name: tiny
+question: Does a tiny suite run?
+seeds: 2
+base:
+  dataset: digits
+  model: {name: mlp, hidden: [16]}
+  training: {epochs: 4, batch_size: 64, lr: 0.1}
+methods:
+  - erm
+  - {name: mixup, alpha: 1}
+matrix:
+  label_noise: [{rate: 0}, {kind: uniform, rate: 0.4}]
+"""
+
+
+@pytest.fixture
+def tiny_suite(tmp_path: Path) -> Path:
+    """Eight trials of well under a second."""
+    path = tmp_path / "tiny.yaml"
+    path.write_text(TINY)
+    return path
+
+
+@pytest.fixture
+def bench_environment() -> dict[str, str]:
+    """This environment without what would send a test's results elsewhere."""
+    hidden = ("BENCH_RESULTS", "BENCH_DATA", "MLFLOW_TRACKING_URI")
+    return {name: value for name, value in os.environ.items() if name not in hidden}
+
+
+@pytest.fixture
+def bench(tmp_path: Path, bench_environment: dict[str, str]) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """The real command line, in a folder of its own, as `bench("run", suite, ...)`."""
+
+    def run(*arguments: object, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "bench", *map(str, arguments)],
+            cwd=tmp_path,
+            env=bench_environment | (env or {}),
+            capture_output=True,
+            text=True,
+            timeout=200,
+            check=False,
+        )
+
+    return run
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    missing = {}
+    if "BENCH_TEST_DATA" not in os.environ:
+        missing["data"] = "BENCH_TEST_DATA names no folder with real data sets"
+    if shutil.which("chromium") is None:
+        missing["browser"] = "chromium is not installed"
+    if shutil.which("nvidia-smi") is None:
+        missing["gpu"] = "there is no NVIDIA GPU"
+    for item in items:
+        for mark, reason in missing.items():
+            if item.get_closest_marker(mark):
+                item.add_marker(pytest.mark.skip(reason=reason))

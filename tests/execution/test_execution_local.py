@@ -1,0 +1,291 @@
+"""Trials in real processes: killed, interrupted, shared between two runs, and none the worse for it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from bench.execution import local
+from bench.execution.devices import Slot
+from bench.execution.task import DataPaths
+from bench.plan.plan import make_plan
+from bench.plan.suite import load_suite
+from bench.results.store import Store
+from bench.training.policy import CheckpointPolicy
+
+SLOTS = [Slot("CPU 0"), Slot("CPU 1")]
+
+
+class Watcher:
+    """Calls `act` with every state it is shown."""
+
+    def __init__(self, act=lambda state: None):
+        self.act = act
+
+    def update(self, state):
+        self.act(state)
+
+
+@pytest.fixture
+def run(tiny_suite, tmp_path):
+    def run_plan(*overrides, act=lambda state: None, results="results", checkpoint_epochs=None, slots=SLOTS):
+        plan = make_plan(load_suite(tiny_suite, overrides=overrides))
+        store = Store(tmp_path / results)
+        settings = local.Settings(
+            slots=slots,
+            data=DataPaths(tmp_path / "data", tmp_path / "cache"),
+            policy=CheckpointPolicy(60, checkpoint_epochs),
+            keep_weights=True,
+            estimates={planned.trial_id: 1.0 for planned in plan.trials},
+        )
+        return plan, store, local.run(plan, store, settings, Watcher(act))
+
+    return run_plan
+
+
+def numbers(store, plan):
+    """Everything that a trial found, without what depends on the clock and the host."""
+    found = {}
+    for planned in plan.trials:
+        folder = store.trial(planned.trial_id)
+        final = folder.final()
+        clocks = ("seconds", "time")
+        curve = [{k: v for k, v in line.items() if not any(c in k for c in clocks)} for line in folder.epochs()]
+        evaluations = [folder.evaluation(kind) for kind in ("clean", "calibration")]
+        found[planned.trial_id] = (final["status"], final["metrics"], curve, evaluations)
+    return found
+
+
+def kill_once(trial_at_epoch: int, signals: list[int]):
+    """Sends SIGKILL to the first running trial that has reached the epoch, once."""
+
+    def act(state):
+        for attempt in state.running:
+            if not signals and attempt.epoch >= trial_at_epoch:
+                os.kill(attempt.process.pid, signal.SIGKILL)
+                signals.append(attempt.process.pid)
+
+    return act
+
+
+LONG = ("training.epochs=150", "seeds=1", "matrix.label_noise=[{rate: 0.4}]")
+
+
+def test_a_run_leaves_everything_behind(run):
+    plan, store, state = run()
+    assert (state.done, state.failed, state.interrupted) == (8, [], False)
+    for planned in plan.trials:
+        folder = store.trial(planned.trial_id)
+        assert folder.status(plan.suite.evaluate) == "completed"
+        assert folder.weights.exists()
+        assert folder.logits.exists()
+        assert not folder.checkpoint.exists()
+        final = folder.final()
+        assert final["epochs"] == 4
+        assert final["data"]["n_train"] + final["data"]["n_val"] == 1000
+        assert final["provenance"]["versions"]["torch"]
+        assert 0 < final["peak_rss_bytes"] < 1e9
+        noisy = planned.trial.label_noise.rate > 0
+        assert ("train_error_wrong_labels" in final["metrics"]) == noisy
+        assert 0.3 < final["data"]["label_noise_realised"] < 0.42 if noisy else final["data"]["label_noise_realised"] == 0
+
+
+def test_the_errors_are_those_of_the_kept_logits(run):
+    """The stored logits, scored by numpy alone, give the stored error."""
+    import numpy as np
+
+    plan, store, _ = run("seeds=1")
+    for planned in plan.trials:
+        folder = store.trial(planned.trial_id)
+        with np.load(folder.logits) as kept:
+            error = (kept["test_logits"].argmax(1) != kept["test_labels"]).mean()
+            assert kept["test_logits"].dtype == np.float32
+        assert folder.final()["metrics"]["test_error_last"] == pytest.approx(error)
+        assert folder.evaluation("clean")["metrics"]["test_error"] == pytest.approx(error)
+
+
+def test_kept_weights_give_the_kept_logits(run):
+    import numpy as np
+    import torch
+
+    from bench.execution.worker import load_arrays
+    from bench.training.data import prepare
+    from bench.training.loop import initial_model, predict
+
+    plan, store, _ = run("seeds=1")
+    planned = plan.trials[0]
+    folder = store.trial(planned.trial_id)
+    arrays = load_arrays(DataPaths(Path("unused"), store.root.parent / "cache"), planned.trial.dataset)
+    data = prepare(planned.trial, arrays, device=torch.device("cpu"))
+    model = initial_model(planned.trial, data)
+    model.load_state_dict(torch.load(folder.weights, weights_only=True))
+    with np.load(folder.logits) as kept:
+        logits = predict(model, data, data.test_images, trial=planned.trial)
+        np.testing.assert_allclose(logits.numpy(), kept["test_logits"], atol=1e-4)
+
+
+def test_a_second_run_trains_nothing(run):
+    plan, store, _ = run()
+    before = {i: (store.trial(i).path / "final.json").stat().st_mtime_ns for i in store.trial_ids()}
+    _, _, state = run()
+    assert (state.done, state.skipped) == (8, 8)
+    assert {i: (store.trial(i).path / "final.json").stat().st_mtime_ns for i in store.trial_ids()} == before
+
+
+def test_an_evaluation_that_is_gone_is_made_again_without_training(run):
+    plan, store, _ = run("seeds=1")
+    folder = store.trial(plan.trials[0].trial_id)
+    lost = folder.evaluation("calibration")
+    (folder.path / "evaluations" / "calibration.json").unlink()
+    started = len(folder.events()[0])
+    run("seeds=1")
+    assert folder.evaluation("calibration") == lost
+    assert len(folder.events()[0]) == started, "it trained again"
+
+
+def test_a_killed_trial_is_tried_again_and_gives_the_same_numbers(run):
+    plan, store, state = run(*LONG, results="undisturbed")
+    expected = numbers(store, plan)
+    killed: list[int] = []
+    plan, store, state = run(*LONG, act=kill_once(5, killed), checkpoint_epochs=2)
+    assert killed, "the trial ended before it could be killed"
+    assert (state.done, state.failed) == (2, [])
+    assert numbers(store, plan) == expected
+    events = [e for i in store.trial_ids() for e in store.trial(i).events()[0]]
+    assert [e["reason"] for e in events if e["event"] == "failed"] == ["killed by SIGKILL"]
+    assert any(e["event"] == "resumed" and e["epoch"] >= 2 for e in events), "it began from the beginning"
+
+
+def test_a_trial_killed_twice_is_a_failure_and_others_do_not_notice(run):
+    victim: list[str] = []
+
+    def kill_the_first(state):
+        for attempt in state.running:
+            if not victim:
+                victim.append(attempt.planned.trial_id)
+            if attempt.planned.trial_id == victim[0]:
+                os.kill(attempt.process.pid, signal.SIGKILL)
+
+    plan, store, state = run(*LONG, act=kill_the_first)
+    assert state.done == 1
+    assert [(planned.trial_id, reason) for planned, reason in state.failed] == [(victim[0], "killed by SIGKILL")]
+    folder = store.trial(victim[0])
+    assert folder.status() == "failed"
+    assert folder.final() is None
+    _, _, state = run(*LONG)
+    assert (state.done, state.failed) == (2, []), "the next run tries a failure again"
+
+
+def test_an_exception_in_training_is_a_failure_with_its_traceback(run):
+    """LeNet cannot take 8x8 images, which only building it shows."""
+    plan, store, state = run("model={name: lenet}", "seeds=1", "matrix.label_noise=[{rate: 0}]", "methods=[erm]")
+    ((_, reason),) = state.failed
+    assert "lenet needs images of at least 28x28" in reason
+    failure = store.trial(plan.trials[0].trial_id).last_failure()
+    assert "Traceback (most recent call last)" in failure["traceback"]
+    assert failure["attempt"] == 2
+
+
+def test_a_diverged_trial_is_finished_and_not_tried_again(run):
+    options = ("training.lr=1e12", "training.momentum=0", "seeds=1", "matrix.label_noise=[{rate: 0}]", "methods=[erm]")
+    plan, store, state = run(*options)
+    assert (state.done, len(state.diverged), state.failed) == (1, 1, [])
+    final = store.trial(plan.trials[0].trial_id).final()
+    assert final["status"] == "diverged"
+    assert final["diverged"]["epoch"] == 1
+    _, _, state = run(*options)
+    assert (state.done, state.skipped) == (1, 1)
+
+
+def test_a_data_set_that_cannot_be_had_stops_before_training(run, tmp_path):
+    (tmp_path / "birds").mkdir()
+    (tmp_path / "data" / "mnist").mkdir(parents=True)
+    with pytest.raises(local.DataUnavailable, match="mnist|MNIST"):
+        run("dataset.name=mnist", "seeds=1")
+
+
+@pytest.fixture
+def start_run(tiny_suite, tmp_path, bench_environment):
+    """`bench run` on the tiny suite in the background, with overrides."""
+
+    def start(*overrides: str) -> subprocess.Popen[str]:
+        options = ["--no-mlflow", "--no-report", "--devices", "cpu"]
+        for override in overrides:
+            options += ["--set", override]
+        return subprocess.Popen(
+            [sys.executable, "-m", "bench", "run", str(tiny_suite), *options],
+            cwd=tmp_path,
+            env=bench_environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    return start
+
+
+def wait_for(condition, *, seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.05)
+
+
+def finals(store: Store) -> list[str]:
+    return [i for i in store.trial_ids() if store.trial(i).final()]
+
+
+def epochs_of_running(store: Store) -> list[int]:
+    return [len(store.trial(i).epochs()) for i in store.trial_ids() if not store.trial(i).final()]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_ends_within_seconds_and_keeps_what_is_finished(run, start_run, tmp_path, number):
+    process = start_run(*LONG, "seeds=2")
+    store = Store(tmp_path / "results")
+    wait_for(lambda: len(finals(store)) >= 1 and any(n >= 3 for n in epochs_of_running(store)))
+    kept = finals(store)
+    process.send_signal(number)
+    started = time.monotonic()
+    output, _ = process.communicate(timeout=30)
+    assert time.monotonic() - started < 10
+    assert process.returncode == 130
+    assert "the same command goes on from here" in output
+    assert set(kept) <= set(finals(store))
+    stopped = [store.trial(i) for i in store.trial_ids() if not store.trial(i).final() and store.trial(i).epochs()]
+    assert any(folder.checkpoint.exists() for folder in stopped)
+    plan, _, state = run(*LONG, "seeds=2")
+    assert (state.done, state.failed) == (4, [])
+    _, undisturbed, _ = run(*LONG, "seeds=2", results="undisturbed")
+    assert numbers(store, plan) == numbers(undisturbed, plan)
+
+
+def test_two_runs_at_once_share_the_work(start_run, tmp_path):
+    both = [start_run("training.epochs=40", "seeds=3") for _ in range(2)]
+    outputs = [process.communicate(timeout=150)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0], outputs
+    store = Store(tmp_path / "results")
+    assert len(finals(store)) == 12
+    for trial_id in store.trial_ids():
+        events = [event["event"] for event in store.trial(trial_id).events()[0]]
+        assert events.count("started") == events.count("finished") == 1, trial_id
+    assert all("12/12 done" in output for output in outputs)
+
+
+def test_workers_end_when_their_supervisor_is_killed(start_run, tmp_path):
+    process = start_run("training.epochs=2000", "seeds=1")
+    store = Store(tmp_path / "results")
+    wait_for(lambda: any(n >= 2 for n in epochs_of_running(store)))
+    process.kill()
+    process.communicate(timeout=30)
+    wait_for(lambda: not any(store.trial(i).is_claimed() for i in store.trial_ids()), seconds=20)
+    folders = [store.trial(i) for i in store.trial_ids() if store.trial(i).epochs()]
+    assert folders
+    assert all(folder.status() == "interrupted" for folder in folders)
+    assert all(folder.checkpoint.exists() for folder in folders), "they wrote a checkpoint before they ended"

@@ -1,0 +1,148 @@
+"""The command line as a user meets it: every command, its errors and its exit status."""
+
+import json
+import time
+
+import pytest
+
+from bench.results.store import Store
+
+
+@pytest.fixture
+def finished(bench, tiny_suite):
+    """A tiny suite that has run, without MLflow and report."""
+    result = bench("run", tiny_suite, "--no-mlflow", "--no-report")
+    assert result.returncode == 0, result.stderr
+    return tiny_suite
+
+
+def test_help_is_quick(bench):
+    bench("--help")
+    best = min(timed(lambda: bench("--help")) for _ in range(3))
+    result = bench("--help")
+    assert result.returncode == 0
+    for command in ("list", "plan", "run", "status", "report", "trial", "publish", "ui", "schema", "doctor"):
+        assert f"\n  {command} " in result.stdout
+    assert best < 0.3
+
+
+def test_list_is_quick_and_shows_question_trials_and_cost(bench, tiny_suite, tmp_path):
+    (tmp_path / "suites").mkdir()
+    tiny_suite.rename(tmp_path / "suites" / "tiny.yaml")
+    bench("list")
+    assert min(timed(lambda: bench("list")) for _ in range(3)) < 1.0
+    result = bench("list")
+    assert "tiny\n  Does a tiny suite run?\n  8 trials (2 cells, 2 arms, 2 seeds), 0 done" in result.stdout
+
+
+def timed(action) -> float:
+    start = time.perf_counter()
+    action()
+    return time.perf_counter() - start
+
+
+def test_list_names_a_broken_suite_and_shows_the_others(bench, tiny_suite, tmp_path):
+    (tmp_path / "suites").mkdir()
+    (tmp_path / "suites" / "tiny.yaml").write_text(tiny_suite.read_text())
+    (tmp_path / "suites" / "broken.yaml").write_text(tiny_suite.read_text().replace("methods", "method"))
+    result = bench("list")
+    assert result.returncode == 2
+    assert "Does a tiny suite run?" in result.stdout
+    assert "broken.yaml:8" in result.stderr
+    assert "did you mean 'methods'?" in result.stderr
+
+
+def test_plan_tells_cost_and_what_the_seeds_can_show(bench, tiny_suite):
+    text = tiny_suite.read_text().replace("alpha: 1}", "alpha: [0.1, 0.2, 0.5, 1, 2, 4]}").replace("seeds: 2", "seeds: 6")
+    tiny_suite.write_text(text)
+    result = bench("plan", tiny_suite)
+    assert result.returncode == 0, result.stderr
+    assert "84 trials (2 cells, 7 arms, 6 seeds), 0 done, 84 to run" in result.stdout
+    assert "6 seeds, 12 comparisons" in result.stdout
+    assert "at best 0.375; 9 seeds would do" in result.stdout
+    assert "time      about" in result.stdout
+    assert "disk      " in result.stdout
+
+
+def test_plan_shows_what_is_done(bench, finished):
+    result = bench("plan", finished, "--trials")
+    assert "8 done, 0 to run" in result.stdout
+    assert result.stdout.count("  completed  ") == 8
+    more = bench("plan", finished, "--set", "seeds=3")
+    assert "12 trials (2 cells, 2 arms, 3 seeds), 8 done, 4 to run" in more.stdout
+    assert "from trials that finished here" in more.stdout
+
+
+def test_status(bench, finished):
+    result = bench("status", finished)
+    assert result.returncode == 0
+    assert "8 completed" in result.stdout
+
+
+def test_failures_give_exit_status_1_and_show_why(bench, tiny_suite):
+    options = ("--set", "model={name: lenet}", "--set", "seeds=1", "--set", "methods=[erm]", "--no-mlflow", "--no-report")
+    result = bench("run", tiny_suite, *options)
+    # the network cannot take these images, and the plan finds that out before anything trains
+    assert result.returncode == 2
+    assert "lenet needs images of at least 28x28" in result.stderr
+
+
+def test_trial_shows_one_and_reruns_it_to_the_same_bits(bench, finished, tmp_path):
+    trial_id = Store(tmp_path / "results").trial_ids()[0]
+    result = bench("trial", trial_id[:8])
+    assert result.returncode == 0
+    assert trial_id in result.stdout
+    assert "completed" in result.stdout
+    assert "test_error_last" in result.stdout
+    again = bench("trial", trial_id[:8], "--rerun")
+    assert again.returncode == 0, again.stderr
+    assert "epoch 4/4" in again.stdout
+    assert "equal the stored ones to the last bit" in again.stdout
+
+
+def test_a_rerun_that_differs_says_so(bench, finished, tmp_path):
+    folder = Store(tmp_path / "results").trial(Store(tmp_path / "results").trial_ids()[0])
+    final = folder.final()
+    final["metrics"]["test_error_last"] += 0.01
+    folder.write_final(final)
+    result = bench("trial", folder.trial_id, "--rerun")
+    assert result.returncode == 1
+    assert "differs: test_error_last" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (("plan", "nosuch"), "no suite 'nosuch'"),
+        (("plan", "nosuch.yaml"), "nosuch.yaml: cannot be read"),
+        (("plan", "tiny.yaml", "--set", "training.epoch=2"), "epochs"),
+        (("plan", "tiny.yaml", "--set", "seeds"), "should be key=value"),
+        (("run", "tiny.yaml", "--devices", "7"), "no GPU '7' is visible"),
+        (("trial", "0123"), "no trial"),
+        (("trial", ""), "trial"),
+    ],
+)
+def test_errors_are_one_message_and_status_2(bench, tiny_suite, arguments, complaint):
+    result = bench(*arguments)
+    assert result.returncode == 2
+    assert complaint in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_schema_is_json(bench):
+    assert "properties" in json.loads(bench("schema").stdout)
+
+
+def test_doctor_ticks_everything_here(bench, tmp_path):
+    result = bench("doctor")
+    assert result.returncode == 0, result.stdout
+    assert "✗" not in result.stdout
+    for word in ("Python", "torch", "MLflow", "CPU cores", "results", "data root"):
+        assert word in result.stdout
+
+
+def test_doctor_says_what_is_wrong(bench, tmp_path):
+    (tmp_path / "results").write_text("a file where a folder should be")
+    result = bench("doctor")
+    assert result.returncode == 1
+    assert "✗ results" in result.stdout

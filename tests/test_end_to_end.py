@@ -1,0 +1,121 @@
+"""One command from YAML to MLflow and a report, through the real command line."""
+
+import csv
+import os
+import sqlite3
+
+import pytest
+
+from bench.results.store import Store
+
+
+@pytest.fixture
+def finished(bench, tiny_suite):
+    result = bench("run", tiny_suite)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result
+
+
+def runs_in_mlflow(tmp_path) -> list[tuple[str, str]]:
+    with sqlite3.connect(tmp_path / "results" / "mlflow.db") as database:
+        query = "SELECT run_uuid, value FROM tags WHERE key = 'trial_id'"
+        return database.execute(query).fetchall()
+
+
+def test_from_yaml_to_report_and_mlflow(finished, tmp_path):
+    assert "8/8 done" in finished.stdout
+    assert "mixup alpha=1" in finished.stdout
+    page = tmp_path / "reports" / "out" / "tiny" / "report.html"
+    assert str(page) in finished.stdout
+    assert "compareRunsMode=CHART" in finished.stdout
+    text = page.read_text()
+    assert "Does a tiny suite run?" in text
+    for outside in ('src="http', "href=\"http", "url(http", "<script src", "<link "):
+        assert outside not in text, "the page asks for something outside of itself"
+    for figure in ("error_vs_alpha", "learning_curves", "reliability"):
+        assert (page.parent / "figures" / f"{figure}.png").stat().st_size > 5000
+        assert (page.parent / "figures" / f"{figure}.pdf").read_bytes().startswith(b"%PDF")
+    assert len(runs_in_mlflow(tmp_path)) == 8
+    assert len({trial for _, trial in runs_in_mlflow(tmp_path)}) == 8
+
+
+def test_the_table_is_what_the_trials_found(finished, tmp_path):
+    """The paired difference in comparison.csv, computed again from the result store by hand."""
+    store = Store(tmp_path / "results")
+    error = {}
+    for trial_id in store.trial_ids():
+        trial = store.trial(trial_id).record()["trial"]
+        key = (trial["label_noise"]["rate"], trial["method"]["name"], trial["seed"])
+        error[key] = store.trial(trial_id).final()["metrics"]["test_error_last"]
+    with (tmp_path / "reports" / "out" / "tiny" / "comparison.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    compared = [row for row in rows if row["arm"] == "mixup alpha=1"]
+    assert len(compared) == 2
+    for row, rate in zip(compared, (0.0, 0.4), strict=True):
+        by_hand = sum(error[rate, "mixup", seed] - error[rate, "erm", seed] for seed in (0, 1)) / 2
+        assert float(row["difference"]) == pytest.approx(by_hand)
+
+
+def test_the_same_command_again_trains_and_publishes_nothing_twice(finished, bench, tiny_suite, tmp_path):
+    before = runs_in_mlflow(tmp_path)
+    again = bench("run", tiny_suite)
+    assert again.returncode == 0, again.stderr
+    assert "8 done" in again.stdout
+    assert sorted(runs_in_mlflow(tmp_path)) == sorted(before)
+    assert bench("publish", tiny_suite).returncode == 0
+    assert sorted(runs_in_mlflow(tmp_path)) == sorted(before)
+
+
+def test_publish_catches_up_after_a_run_without_mlflow(bench, tiny_suite, tmp_path):
+    away = bench("run", tiny_suite, env={"MLFLOW_TRACKING_URI": "http://127.0.0.1:9"})
+    assert away.returncode == 0, away.stderr
+    assert "is behind" in away.stdout
+    assert "bench publish" in away.stdout
+    assert bench("publish", tiny_suite).returncode == 0
+    assert len(runs_in_mlflow(tmp_path)) == 8
+
+
+def test_a_report_of_half_a_suite(bench, tiny_suite, tmp_path):
+    """One seed of two: the report says that pairs are missing and draws no conclusion from one."""
+    assert bench("run", tiny_suite, "--seeds", "1", "--no-mlflow", "--no-report").returncode == 0
+    result = bench("report", tiny_suite)
+    assert result.returncode == 0, result.stderr
+    text = (tmp_path / "reports" / "out" / "tiny" / "report.html").read_text()
+    assert "not run yet" in text or "missing" in text
+
+
+def test_her_own_images_in_a_ten_line_suite(bench, tmp_path):
+    """Two classes that differ in brightness, as folders of PNG files."""
+    import numpy as np
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 40), ("test", 10)):
+        for name, level in (("dark", 60), ("light", 190)):
+            folder = tmp_path / "birds" / split / name
+            folder.mkdir(parents=True)
+            for index in range(count):
+                pixels = np.clip(rng.normal(level, 40, (20, 24, 3)), 0, 255).astype(np.uint8)
+                Image.fromarray(pixels).save(folder / f"{index}.png")
+    suite = tmp_path / "birds.yaml"
+    suite.write_text(
+        "name: birds\n"
+        "question: Does mixup help on my birds?\n"
+        "seeds: 2\n"
+        "base:\n"
+        "  dataset: {name: image_folder, root: ./birds, image_size: 16}\n"
+        "  model: {name: timm/test_resnet}\n"
+        "  training: {epochs: 3, batch_size: 16, lr: 0.05, flip: true, crop_padding: 2}\n"
+        "methods:\n"
+        "  - erm\n"
+        "  - {name: mixup, alpha: [0.2, 1]}\n"
+    )
+    result = bench("run", suite, "--no-mlflow")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "6/6 done" in result.stdout
+    trials = Store(tmp_path / "results").trial_ids()
+    os.rename(tmp_path / "birds", tmp_path / "moved")  # noqa: PTH104
+    suite.write_text(suite.read_text().replace("./birds", "./moved"))
+    again = bench("run", suite, "--no-mlflow")
+    assert "6 done" in again.stdout, "a moved folder is the same data"
+    assert Store(tmp_path / "results").trial_ids() == trials

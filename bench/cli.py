@@ -250,7 +250,7 @@ def publish(suite: str, overrides: tuple[str, ...], results: Path) -> None:
         if not outcome.is_behind:
             rendered = _render(plan, store, None)
             outcome = publisher.publish_report(_files(rendered), verdicts=rendered.verdicts)
-        if outcome.is_behind:
+        if outcome.is_behind or outcome.error:
             raise UserError(f"MLflow at {uri}: {outcome.error}")
         click.echo(f"published to {uri}\n{_mlflow_address(publisher)}")
 
@@ -377,7 +377,8 @@ def _publishing(plan: Plan, store: Store, *, enabled: bool) -> Iterator[Callable
         if reports and not outcome.is_behind:
             outcome = publisher.publish_report(_files(reports[-1]), verdicts=reports[-1].verdicts)
         publisher.close()
-        if outcome.is_behind:
+        outcome = outcome if outcome.is_behind else publisher.prepare()  # there is a page to link to, if an empty one
+        if outcome.is_behind or outcome.error:
             click.echo(f"MLflow  {uri} is behind ({outcome.error}); `bench publish` catches up")
         else:
             click.echo(f"MLflow  {_mlflow_address(publisher)}")

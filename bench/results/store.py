@@ -26,6 +26,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench.errors import UserError
+
 Json = dict[str, Any]
 
 
@@ -221,11 +223,11 @@ class Store:
         return sorted(entry.name for entry in os.scandir(trials) if entry.is_dir()) if trials.is_dir() else []
 
     def find(self, prefix: str) -> TrialFolder:
-        """The one trial whose id begins with `prefix`. LookupError when there is none or more than one."""
+        """The one trial whose id begins with `prefix`. UserError when there is none or more than one."""
         found = [trial_id for trial_id in self.trial_ids() if trial_id.startswith(prefix)]
         if len(found) != 1:
             amount = "no trial" if not found else f"{len(found)} trials ({', '.join(found[:5])})"
-            raise LookupError(f"{amount} below {self.root / 'trials'} whose id begins with {prefix!r}")
+            raise UserError(f"{amount} below {self.root / 'trials'} whose id begins with {prefix!r}")
         return self.trial(found[0])
 
 

@@ -1,0 +1,223 @@
+"""The result store: what survives a crash, and what a reader sees of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from bench.errors import UserError
+from bench.results.store import Busy, Store, TrialFolder, exclusive, read_json, write_atomically, write_json
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from bench.results.store import TrialFolder
+with TrialFolder(Path(sys.argv[1])).claim():
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> TrialFolder:
+    folder = Store(tmp_path).trial("abc123")
+    folder.create({"trial_id": "abc123", "trial": {"seed": 0}})
+    return folder
+
+
+def journal(folder: TrialFolder) -> Path:
+    return folder.path / "journal.jsonl"
+
+
+def hold(folder: TrialFolder) -> subprocess.Popen[str]:
+    """Another process that works on the trial."""
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, str(folder.path)], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "held\n"
+    holder.stdout.close()
+    return holder
+
+
+def test_events_come_back_with_their_time(folder: TrialFolder) -> None:
+    before = time.time()
+    folder.append("epoch", epoch=1, test_error=0.25)
+    [event], _ = folder.events()
+    assert (event["event"], event["epoch"], event["test_error"]) == ("epoch", 1, 0.25)
+    assert before <= event["time"] <= time.time()
+
+
+def test_a_number_that_is_not_finite_is_stored_as_null(folder: TrialFolder) -> None:
+    folder.append("epoch", epoch=1, train_loss=float("inf"), nested={"values": [float("nan"), 1.0]})
+    assert json.loads(journal(folder).read_text())["nested"] == {"values": [None, 1.0]}
+    assert folder.events()[0][0]["train_loss"] is None
+
+
+@pytest.mark.parametrize("torn", ['{"event": "epoch", "epo', "\x00\x00\x00", '{"event": "epoch", "epoch": 3}'])
+def test_a_last_line_without_its_end_is_not_read(folder: TrialFolder, torn: str) -> None:
+    folder.append("epoch", epoch=1)
+    with journal(folder).open("a") as file:
+        file.write(torn)
+    assert [event["epoch"] for event in folder.events()[0]] == [1]
+
+
+def test_appending_after_a_torn_line_costs_that_line_only(folder: TrialFolder) -> None:
+    folder.append("epoch", epoch=1)
+    with journal(folder).open("a") as file:
+        file.write('{"event": "epoch", "epoch": 2, "test_er')
+    folder.append("epoch", epoch=3)
+    folder.append("epoch", epoch=4)
+    assert [event["epoch"] for event in folder.events()[0]] == [1, 3, 4]
+
+
+def test_lines_that_are_no_event_are_skipped(folder: TrialFolder) -> None:
+    journal(folder).write_text('[1]\n"epoch"\n{"epoch": 1}\n\n{"event": "started", "time": 1.0}\n')
+    assert [event["event"] for event in folder.events()[0]] == ["started"]
+
+
+def test_reading_from_an_offset_gives_every_event_once(folder: TrialFolder) -> None:
+    seen, offset = [], 0
+    for epoch in range(1, 8):
+        line = json.dumps({"event": "epoch", "epoch": epoch}) + "\n"
+        for part in (line[:9], line[9:]):  # a reader that comes in the middle of a write
+            with journal(folder).open("a") as file:
+                file.write(part)
+            events, offset = folder.events(offset=offset)
+            seen += [event["epoch"] for event in events]
+    assert seen == list(range(1, 8))
+    assert offset == journal(folder).stat().st_size
+    assert folder.events(offset=offset) == ([], offset)
+
+
+def test_a_folder_without_a_journal_has_no_events(tmp_path: Path) -> None:
+    assert Store(tmp_path).trial("nothing").events(offset=7) == ([], 7)
+
+
+def test_of_an_epoch_done_again_the_last_line_counts(folder: TrialFolder) -> None:
+    for epoch, error in [(1, 0.5), (2, 0.4), (3, 0.3), (2, 0.45), (3, 0.35)]:
+        folder.append("epoch", epoch=epoch, test_error=error)
+    assert [(event["epoch"], event["test_error"]) for event in folder.epochs()] == [(1, 0.5), (2, 0.45), (3, 0.35)]
+
+
+def test_a_failed_write_leaves_the_old_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "final.json"
+    write_json(path, {"value": 1})
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_json(path, {"value": 2})
+    assert read_json(path) == {"value": 1}
+    assert [entry.name for entry in tmp_path.iterdir()] == ["final.json"]
+
+
+def test_a_reader_never_sees_half_a_write(tmp_path: Path) -> None:
+    """A process that rewrites a file as fast as it can, killed in the middle, and a reader that looks on."""
+    path = tmp_path / "final.json"
+    write_atomically(path, b"a" * 100_000)
+    code = """
+import sys, itertools
+from pathlib import Path
+from bench.results.store import write_atomically
+print("writing", flush=True)
+for letter in itertools.cycle((b"a", b"b")):
+    write_atomically(Path(sys.argv[1]), letter * 100_000)
+"""
+    writer = subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, text=True)
+    assert writer.stdout is not None
+    writer.stdout.readline()
+    try:
+        contents = {path.read_bytes() for _ in range(300)}
+    finally:
+        writer.kill()
+        writer.wait()
+        writer.stdout.close()
+    contents.add(path.read_bytes())
+    assert contents <= {b"a" * 100_000, b"b" * 100_000}
+
+
+@pytest.mark.parametrize("content", ["", '{"status": "comp', "[1, 2]", "\x00\x00"])
+def test_a_torn_record_reads_as_missing(folder: TrialFolder, content: str) -> None:
+    (folder.path / "final.json").write_text(content)
+    assert folder.final() is None
+
+
+def test_creating_a_folder_again_keeps_its_record(folder: TrialFolder) -> None:
+    folder.create({"trial_id": "another"})
+    assert folder.record() == {"trial_id": "abc123", "trial": {"seed": 0}}
+
+
+def test_a_claim_excludes_others_until_its_holder_is_killed(folder: TrialFolder) -> None:
+    holder = hold(folder)
+    try:
+        assert folder.is_claimed()
+        with pytest.raises(Busy, match="held by another process"), folder.claim():
+            pass
+    finally:
+        holder.send_signal(signal.SIGKILL)
+        holder.wait()
+    assert not folder.is_claimed()
+    with folder.claim():
+        assert folder.is_claimed()
+    assert not folder.is_claimed()
+
+
+def test_waiting_for_a_lock_ends_when_it_comes_free(tmp_path: Path) -> None:
+    folder = TrialFolder(tmp_path)
+    holder = hold(folder)
+    killer = subprocess.Popen(["sh", "-c", f"sleep 0.3; kill -9 {holder.pid}"])
+    with exclusive(folder.path / "lock", wait_seconds=20):
+        assert holder.wait() == -signal.SIGKILL
+    killer.wait()
+
+
+def test_the_status_follows_a_trials_life(folder: TrialFolder) -> None:
+    assert folder.status() == "new"
+    with folder.claim():
+        folder.append("started", attempt=1)
+        folder.append("epoch", epoch=1)
+        assert folder.status() == "running"
+    assert folder.status() == "interrupted"
+    folder.append("failed", attempt=1, reason="killed by SIGKILL", traceback="")
+    assert folder.status() == "failed"
+    failure = folder.last_failure()
+    assert failure is not None
+    assert failure["reason"] == "killed by SIGKILL"
+    with folder.claim():
+        folder.append("started", attempt=2)
+        assert folder.status() == "running"
+        assert folder.last_failure() is None
+        folder.append("finished", status="completed")
+        folder.write_final({"status": "completed", "metrics": {}})
+        assert folder.status() == "completed"
+    assert folder.status(("clean",)) == "unevaluated"
+    folder.write_evaluation("clean", {"kind": "clean", "metrics": {}})
+    assert folder.status(("clean",)) == "completed"
+    assert folder.status(("clean", "calibration")) == "unevaluated"
+
+
+def test_a_diverged_trial_needs_no_evaluation(folder: TrialFolder) -> None:
+    folder.append("started", attempt=1)
+    folder.write_final({"status": "diverged", "metrics": {}})
+    assert folder.status(("clean",)) == "diverged"
+
+
+def test_a_trial_is_found_by_the_beginning_of_its_id(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    assert store.trial_ids() == []
+    for trial_id in ("b222", "a123", "a145"):
+        store.trial(trial_id).create({"trial_id": trial_id})
+    assert store.trial_ids() == ["a123", "a145", "b222"]
+    assert store.find("a12").trial_id == "a123"
+    with pytest.raises(UserError, match="2 trials"):
+        store.find("a1")
+    with pytest.raises(UserError, match="no trial"):
+        store.find("c")

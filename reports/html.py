@@ -1,0 +1,133 @@
+"""The report as one self-contained HTML file: figures and styles are inside, and it requests nothing."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator, Mapping, Sequence
+
+import jinja2
+
+from bench.plan.trial import NUMERICS_VERSION
+from reports import tables, wording
+from reports.figures import Drawing
+from reports.load import Results
+from reports.statistics import Comparison
+from reports.tables import Table
+
+RUN_FACTS = {"hardware": "hardware", "device": "device", "threads": "threads per trial", "host": "machine"}
+
+
+def page(
+    results: Results,
+    comparisons: Sequence[Comparison],
+    *,
+    comparison_table: Table,
+    drawings: Mapping[str, Drawing],
+    pictures: Mapping[str, bytes],
+) -> str:
+    """The whole page. pictures: each drawing as PNG, by the same names."""
+    plan = results.plan
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("reports"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["typographic"] = wording.typographic
+    noisy = tables.noisy_cells(results)
+    return environment.get_template("report.html.j2").render(
+        suite=plan.suite,
+        baseline=wording.arm_name(plan.baseline),
+        metric=wording.METRICS[plan.suite.report.metric],
+        summary=wording.summary(comparisons, baseline=plan.baseline),
+        verdicts=_verdicts(comparisons, baseline=plan.baseline),
+        cautions=list(_cautions(results, comparisons)),
+        num_comparisons=len(comparisons),
+        comparison_table=comparison_table,
+        figures=[(drawing, base64.b64encode(pictures[name]).decode()) for name, drawing in drawings.items()],
+        selection_table=tables.metrics_table(results, tables.SELECTION),
+        memory_table=tables.metrics_table(results, tables.MEMORY, cells=noisy),
+        calibration_table=tables.metrics_table(results, tables.CALIBRATION),
+        statuses=_statuses(results),
+        num_trials=len(plan.trials),
+        unfinished_table=tables.unfinished_table(results),
+        recipe_table=tables.recipe_table(results),
+        data_table=tables.data_table(results),
+        time_table=tables.time_table(results),
+        provenance=_provenance(results),
+    )
+
+
+def _verdicts(comparisons: Sequence[Comparison], *, baseline: str) -> dict[str, list[tuple[str, str]]]:
+    """By cell: (verdict, sentence) of each comparison."""
+    by_cell: dict[str, list[tuple[str, str]]] = {}
+    for each in comparisons:
+        by_cell.setdefault(each.cell, []).append((each.verdict, wording.sentence(each, baseline=baseline)))
+    return by_cell
+
+
+def _cautions(results: Results, comparisons: Sequence[Comparison]) -> Iterator[str]:
+    """What a reader must know before believing the answer."""
+    plan = results.plan
+    statuses = _statuses(results)
+    without = sum(count for status, count in statuses.items() if status not in _WITH_RESULTS)
+    if without:
+        what = ", ".join(f"{count} {name}" for name, count in statuses.items() if name not in _WITH_RESULTS)
+        pairs = sum(each.planned for each in comparisons)
+        left_out = sum(each.left_out for each in comparisons)
+        yield (
+            f"{without} of {wording.count(len(plan.trials), 'planned trial')} without a result ({what}), so {left_out} "
+            f"of {wording.count(pairs, 'pair')} left out of the statistics."
+        )
+    diverged = results.trials[results.trials["status"] == "diverged"]
+    if len(diverged):
+        arms = ", ".join(wording.arm_name(arm) for arm in plan.arms if arm in set(diverged["arm"]))
+        yield f"Some trials of {arms} diverged. They have no error to count, so the seeds that remain flatter it."
+    mixed = [
+        RUN_FACTS.get(fact, fact) for fact, values in results.provenance.items() if len(values) > 1 and fact != "host"
+    ]
+    if mixed:
+        yield (
+            f"Trials did not all run alike: they differ in {', '.join(mixed)} (see Provenance). Where the two halves "
+            f"of a pair do, that may be part of their difference."
+        )
+    for cell, hashes in (
+        results.trials.dropna(subset="data_sha256").groupby("cell", sort=False)["data_sha256"].unique().items()
+    ):
+        if len(hashes) > 1:
+            yield f"Trials of {cell} were trained on different data: the data set changed between them."
+    if plan.suite.report.metric == "test_error_oracle":
+        yield "The verdicts go by the oracle error, which is chosen on test data and lower than what one can reach."
+    if plan.overrides:
+        yield f"Not the suite as it is written: overridden with {', '.join(plan.overrides)}."
+
+
+_WITH_RESULTS = (wording.STATUSES["completed"], wording.STATUSES["unevaluated"])
+
+
+def _statuses(results: Results) -> dict[str, int]:
+    """How many trials have each status, in a reader's words; those that occur."""
+    counts = results.trials["status"].value_counts()
+    return {words: int(counts[status]) for status, words in wording.STATUSES.items() if status in counts}
+
+
+def _provenance(results: Results) -> list[tuple[str, list[str]]]:
+    """(fact, its values); with several values, each with its number of trials."""
+    plan = results.plan
+    rows = [
+        ("suite", [f"{plan.suite.name}, version {plan.suite.version}"]),
+        ("plan", [plan.plan_id]),
+        ("seeds", [", ".join(str(seed) for seed in plan.seeds)]),
+        ("overrides", list(plan.overrides) or ["none"]),
+        ("numerics version", [str(NUMERICS_VERSION)]),
+    ]
+    facts = dict.fromkeys([*RUN_FACTS, *results.provenance])
+    for fact in facts:
+        values = results.provenance.get(fact, {})
+        if len(values) == 1:
+            rows.append((RUN_FACTS.get(fact, fact), list(values)))
+        elif values:
+            counted = [f"{value} ({wording.count(n, 'trial')})" for value, n in sorted(values.items())]
+            rows.append((RUN_FACTS.get(fact, fact), counted))
+    return rows

@@ -1,0 +1,82 @@
+"""Render a report: everything that a plan's trials have shown so far, as files in one folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bench.results.store import Store, write_atomically
+from reports import figures, html, tables, wording
+from reports.load import Results, load
+from reports.statistics import Comparison, compare, pairs_of
+
+if TYPE_CHECKING:
+    from bench.plan.plan import Plan
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was rendered.
+
+    html: the page, in the folder with everything else.  verdicts: one sentence per comparison, with its cell.
+    summary: all of them in one sentence.  table_text: the paired comparison for a terminal.
+    counts: trials by status of the result store, and "trials", "pairs" and "pairs_left_out" in all.
+    """
+
+    html: Path
+    summary: str
+    verdicts: list[str]
+    table_text: str
+    counts: Mapping[str, int]
+
+
+def render(plan: Plan, store: Store, out_dir: Path) -> Report:
+    """Write report.html, comparison.csv, comparison.md, trials.csv and figures/*.png and *.pdf into `out_dir`.
+
+    Works with any number of finished trials, none included. Each file is replaced atomically, the page last; a figure
+    of an earlier report that no longer applies is removed.
+    """
+    results = load(plan, store)
+    metric = plan.suite.report.metric
+    trials = results.trials.assign(**{metric: results.column(metric)})
+    comparisons = compare(pairs_of(trials, metric, cells=plan.cells, arms=plan.arms, baseline=plan.baseline))
+    table = tables.comparison_table(results, comparisons, metric=metric)
+    drawings = figures.draw_all(results, comparisons)
+    pictures = {name: drawing.png() for name, drawing in drawings.items()}
+
+    _write_figures(out_dir / "figures", drawings, pictures)
+    frame = tables.comparison_frame(results, comparisons, metric=metric)
+    write_atomically(out_dir / "comparison.csv", frame.to_csv(index=False).encode())
+    write_atomically(out_dir / "comparison.md", tables.markdown(table).encode())
+    write_atomically(out_dir / "trials.csv", results.trials.to_csv(index=False).encode())
+    page = html.page(results, comparisons, comparison_table=table, drawings=drawings, pictures=pictures)
+    write_atomically(out_dir / "report.html", page.encode())
+    return Report(
+        html=out_dir / "report.html",
+        summary=wording.summary(comparisons, baseline=plan.baseline),
+        verdicts=[f"{each.cell}: {wording.sentence(each, baseline=plan.baseline)}" for each in comparisons],
+        table_text=tables.plain_text(table, without=("seeds", "floor")),
+        counts=_counts(results, comparisons),
+    )
+
+
+def _write_figures(folder: Path, drawings: Mapping[str, figures.Drawing], pictures: Mapping[str, bytes]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in figures.FIGURES.keys() - drawings.keys():
+        for suffix in ("png", "pdf"):
+            (folder / f"{name}.{suffix}").unlink(missing_ok=True)
+    for name, drawing in drawings.items():
+        write_atomically(folder / f"{name}.png", pictures[name])
+        write_atomically(folder / f"{name}.pdf", drawing.pdf())
+
+
+def _counts(results: Results, comparisons: Sequence[Comparison]) -> dict[str, int]:
+    statuses = results.trials["status"].value_counts()
+    return {
+        **{status: int(statuses.get(status, 0)) for status in wording.STATUSES},
+        "trials": len(results.trials),
+        "pairs": sum(each.planned for each in comparisons),
+        "pairs_left_out": sum(each.left_out for each in comparisons),
+    }

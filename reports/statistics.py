@@ -1,0 +1,317 @@
+"""Paired comparisons with the baseline, and how sure they are.
+
+Every arm is compared with the baseline of its cell over the seeds that both finished. All comparisons of a suite are
+one family. The verdict goes by the paired t test, Holm-adjusted over the family as it was planned: a comparison that
+cannot be made yet counts with p = 1, so that a failed trial never makes the others look better. Beside it stands the
+exact sign-flip test, which assumes nothing about how differences are distributed but has a floor of 2/2^n.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from scipy import special
+
+from bench.plan.power import SIGNIFICANCE_LEVEL, seeds_needed, sign_flip_floor, smallest_holm_sign_flip_p
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+__all__ = [
+    "BETTER",
+    "NO_CLEAR_DIFFERENCE",
+    "TOO_FEW_PAIRS",
+    "WORSE",
+    "Comparison",
+    "PairedT",
+    "Pairs",
+    "compare",
+    "holm",
+    "interval_half_width",
+    "paired_t",
+    "pairs_of",
+    "seeds_for_power",
+    "seeds_needed",
+    "sign_flip_p",
+    "smallest_holm_sign_flip_p",
+]
+
+BETTER = "better"
+WORSE = "worse"
+NO_CLEAR_DIFFERENCE = "no clear difference"
+TOO_FEW_PAIRS = "too few pairs"
+
+CONFIDENCE = 0.95
+POWER = 0.8
+MAX_SEEDS = 1000
+"""A difference that would take more seeds than this counts as none."""
+
+EXACT_PAIRS = 32
+"""Up to so many pairs the sign-flip test is exact: two halves of 2^16 sums each, matched by a sorted search."""
+
+MONTE_CARLO_DRAWS = 99_999
+
+ROUNDING = 1e-12
+"""Errors that differ by less, relative to their size, are equal but for rounding."""
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """What one arm and the baseline reached in one cell: the seeds that both finished, in the same order."""
+
+    cell: str
+    arm: str
+    errors: NDArray[np.float64]
+    baseline_errors: NDArray[np.float64]
+    planned: int
+
+
+@dataclass(frozen=True)
+class PairedT:
+    """Mean and sd (n - 1) of the differences, 95 % interval of the mean, two-sided p; NaN where undefined."""
+
+    mean: float
+    sd: float
+    low: float
+    high: float
+    p: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One arm against the baseline in one cell. Differences are arm minus baseline: below zero the arm is better.
+
+    difference, difference_sd, low, high: over the pairs, in the metric's unit; low and high bound the 95 % t interval.
+    t_p, holm_p: two-sided, before and after Holm's adjustment over the family.
+    sign_flip_floor, sign_flip_holm_floor: the smallest values that the two above them can take with this many pairs.
+    verdict: better | worse | no clear difference, by holm_p at 0.05; too few pairs where fewer than two exist.
+    sign_flip: "agrees", "disagrees", or "cannot agree" where its floor alone is above 0.05; "" without a verdict.
+    spread: "" as a rule; "identical" where every pair is equal, "constant" where all differ by the same amount. Then
+        the t test is undefined and the sign-flip p takes its place in the family.
+    seeds_for_clear_answer: for an unclear difference, how many seeds in all a t test of 80 % power would take if mean
+        and sd stay as observed. None where more than 1,000, where undefined, and where the verdict is clear.
+    """
+
+    cell: str
+    arm: str
+    planned: int
+    pairs: int
+    mean: float
+    sd: float
+    baseline_mean: float
+    baseline_sd: float
+    difference: float
+    difference_sd: float
+    low: float
+    high: float
+    t_p: float
+    holm_p: float
+    sign_flip_p: float
+    sign_flip_floor: float
+    sign_flip_holm_p: float
+    sign_flip_holm_floor: float
+    verdict: str
+    sign_flip: str
+    spread: str
+    seeds_for_clear_answer: int | None
+
+    @property
+    def left_out(self) -> int:
+        """Planned pairs of which one half or both did not finish."""
+        return self.planned - self.pairs
+
+
+def pairs_of(
+    trials: pd.DataFrame, metric: str, *, cells: Sequence[str], arms: Sequence[str], baseline: str
+) -> list[Pairs]:
+    """Every planned comparison, cell by cell, in the order of `cells` and `arms`.
+
+    trials: one row per planned trial with cell, arm, seed and the metric; NaN where there is no result. An arm or a
+    baseline that a cell does not plan makes no comparison there; a seed counts as planned when both plan it.
+    """
+    planned = trials.groupby(["cell", "arm"], sort=False)
+    conditions = {key: group.set_index("seed")[metric] for key, group in planned}
+    found = []
+    for cell in cells:
+        reference = conditions.get((cell, baseline))
+        for arm in arms:
+            errors = conditions.get((cell, arm))
+            if arm == baseline or reference is None or errors is None:
+                continue
+            both = pd.concat([errors, reference], axis="columns", join="inner", keys=["arm", "baseline"]).sort_index()
+            finished = both.dropna().to_numpy(dtype=np.float64)
+            found.append(Pairs(cell, arm, finished[:, 0], finished[:, 1], planned=len(both)))
+    return found
+
+
+def compare(family: Sequence[Pairs]) -> list[Comparison]:
+    """Judge all comparisons of a family together, in the order given."""
+    tests = [paired_t(pairs.errors - pairs.baseline_errors) for pairs in family]
+    flips = [sign_flip_p(pairs.errors - pairs.baseline_errors) for pairs in family]
+    floors = [_reachable_floor(len(pairs.errors)) for pairs in family]
+    entering = [flip if test.sd == 0 else test.p for test, flip in zip(tests, flips, strict=True)]
+    holm_ps = holm(entering)
+    flip_holm_ps = holm(flips)
+    holm_floors = holm(floors)
+    clear = int(np.sum(holm_ps <= SIGNIFICANCE_LEVEL))
+    comparisons = []
+    for index, (pairs, test) in enumerate(zip(family, tests, strict=True)):
+        verdict = _verdict(len(pairs.errors), test.mean, holm_p=float(holm_ps[index]))
+        open_level = SIGNIFICANCE_LEVEL / max(1, len(family) - clear)  # the step at which Holm stands now
+        comparisons.append(
+            Comparison(
+                cell=pairs.cell,
+                arm=pairs.arm,
+                planned=pairs.planned,
+                pairs=len(pairs.errors),
+                mean=_mean(pairs.errors),
+                sd=_sd(pairs.errors),
+                baseline_mean=_mean(pairs.baseline_errors),
+                baseline_sd=_sd(pairs.baseline_errors),
+                difference=test.mean,
+                difference_sd=test.sd,
+                low=test.low,
+                high=test.high,
+                t_p=test.p,
+                holm_p=float(holm_ps[index]),
+                sign_flip_p=flips[index],
+                sign_flip_floor=floors[index],
+                sign_flip_holm_p=float(flip_holm_ps[index]),
+                sign_flip_holm_floor=float(holm_floors[index]),
+                verdict=verdict,
+                sign_flip=_agreement(verdict, p=float(flip_holm_ps[index]), floor=float(holm_floors[index])),
+                spread="" if test.sd != 0 else "constant" if test.mean else "identical",
+                seeds_for_clear_answer=_seeds_for_clear_answer(verdict, test, len(pairs.errors), level=open_level),
+            )
+        )
+    return comparisons
+
+
+def paired_t(differences: ArrayLike) -> PairedT:
+    """The paired t test of the hypothesis that the mean difference is zero, with its 95 % interval.
+
+    differences: (n,) float.  n = 0 gives NaN throughout, n = 1 a mean alone. Differences that are equal but for
+    rounding have sd 0 and neither interval nor p: without spread there is nothing to measure the mean against.
+    """
+    values = np.asarray(differences, dtype=np.float64)
+    n = len(values)
+    mean = _mean(values)
+    if n < 2:
+        return PairedT(mean, np.nan, np.nan, np.nan, np.nan)
+    if np.ptp(values) <= ROUNDING * max(1.0, abs(mean)):
+        return PairedT(mean if abs(mean) > ROUNDING else 0.0, 0.0, np.nan, np.nan, np.nan)
+    sd = _sd(values)
+    half = interval_half_width(sd, n)
+    t = mean / (sd / np.sqrt(n))
+    return PairedT(mean, sd, mean - half, mean + half, float(2 * special.stdtr(n - 1, -abs(t))))
+
+
+def interval_half_width(sd: float, n: int) -> float:
+    """Half the 95 % t interval of a mean; NaN for n < 2."""
+    return float(special.stdtrit(n - 1, (1 + CONFIDENCE) / 2) * sd / np.sqrt(n)) if n > 1 else np.nan
+
+
+def sign_flip_p(differences: ArrayLike) -> float:
+    """Two-sided p of the sign-flip test: the share of all 2^n sign assignments whose mean is as far from zero.
+
+    differences: (n,) float.  Exact up to 32 pairs. Above, 99,999 assignments drawn from a generator of its own, with
+    the observed one counted among them, so that p is never 0. NaN for n = 0.
+    """
+    values = np.asarray(differences, dtype=np.float64)
+    if len(values) == 0:
+        return np.nan
+    # Errors are multiples of 1 / n_test, so sums tie often, and equal sums must count as equal in spite of rounding.
+    threshold = abs(values.sum()) - ROUNDING * np.abs(values).sum()
+    if threshold <= 0:
+        return 1.0
+    if len(values) <= EXACT_PAIRS:
+        left = _signed_sums(values[: len(values) // 2])
+        right = np.sort(_signed_sums(values[len(values) // 2 :]))
+        below = np.searchsorted(right, threshold - left, side="left").sum()
+        return float(2 * (len(left) * len(right) - below) / 2 ** len(values))
+    signs = np.random.default_rng(0).choice(np.array([-1.0, 1.0]), size=(MONTE_CARLO_DRAWS, len(values)))
+    extreme = np.count_nonzero(np.abs(signs @ values) >= threshold)
+    return float((1 + extreme) / (1 + MONTE_CARLO_DRAWS))
+
+
+def holm(p_values: Sequence[float]) -> NDArray[np.float64]:
+    """Holm's step-down adjustment. A NaN stays NaN and counts in the family as p = 1.
+
+    Source: Holm 1979, "A simple sequentially rejective multiple test procedure".
+    """
+    ps = np.asarray(p_values, dtype=np.float64)
+    filled = np.where(np.isnan(ps), 1.0, ps)
+    order = np.argsort(filled, kind="stable")
+    stepped = np.maximum.accumulate(filled[order] * (len(ps) - np.arange(len(ps))))
+    adjusted = np.empty_like(ps)
+    adjusted[order] = np.minimum(1.0, stepped)
+    return np.where(np.isnan(ps), np.nan, adjusted)
+
+
+def seeds_for_power(effect: float, *, level: float, power: float = POWER) -> int | None:
+    """The smallest n with which a two-sided paired t test reaches `power`; None above 1,000.
+
+    effect: mean difference over the sd of differences.  level: the test's own level, after any correction.
+    Power is the noncentral t's mass beyond the critical value on the side of the effect.
+    """
+
+    def reached(n: int) -> bool:
+        critical = special.stdtrit(n - 1, 1 - level / 2)
+        missed = special.nctdtr(n - 1, abs(effect) * np.sqrt(n), critical)
+        return bool(1 - np.nan_to_num(missed, nan=0.0) >= power)  # scipy's NaN: a miss of less than 1e-200
+
+    if not np.isfinite(effect) or effect == 0 or not reached(MAX_SEEDS):
+        return None
+    low, high = 1, MAX_SEEDS  # invariant: low seeds are too few, high are enough
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if reached(middle) else (middle, high)
+    return high
+
+
+def _signed_sums(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """All 2^n sums of the values, each with either sign."""
+    sums = np.zeros(1)
+    for value in values:
+        sums = np.concatenate([sums - value, sums + value])
+    return sums
+
+
+def _reachable_floor(n: int) -> float:
+    return max(sign_flip_floor(n), 1 / (1 + MONTE_CARLO_DRAWS) if n > EXACT_PAIRS else 0.0)
+
+
+def _verdict(n: int, difference: float, *, holm_p: float) -> str:
+    if n < 2:
+        return TOO_FEW_PAIRS
+    if holm_p > SIGNIFICANCE_LEVEL:
+        return NO_CLEAR_DIFFERENCE
+    return BETTER if difference < 0 else WORSE
+
+
+def _agreement(verdict: str, *, p: float, floor: float) -> str:
+    if verdict == TOO_FEW_PAIRS:
+        return ""
+    clear = verdict != NO_CLEAR_DIFFERENCE
+    if clear == (p <= SIGNIFICANCE_LEVEL):
+        return "agrees"
+    return "cannot agree" if clear and floor > SIGNIFICANCE_LEVEL else "disagrees"
+
+
+def _seeds_for_clear_answer(verdict: str, test: PairedT, n: int, *, level: float) -> int | None:
+    if verdict != NO_CLEAR_DIFFERENCE or not test.sd > 0:
+        return None
+    seeds = seeds_for_power(test.mean / test.sd, level=level)
+    return seeds and max(seeds, n + 1)
+
+
+def _mean(values: NDArray[np.float64]) -> float:
+    return float(values.mean()) if len(values) else np.nan
+
+
+def _sd(values: NDArray[np.float64]) -> float:
+    return float(values.std(ddof=1)) if len(values) > 1 else np.nan

@@ -1,0 +1,90 @@
+"""How figures look: sizes in inches, fonts, and colours that colour-blind readers and grey printers can tell apart."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from matplotlib import colormaps
+from matplotlib.colors import to_hex
+
+FULL_WIDTH = 6.8
+"""Text width of a two-column paper; a figure is printed at its own size, so 8 pt stays 8 pt."""
+
+INK = "#222222"
+FAINT = "#d9d9d9"
+BASELINE = "#6b6b6b"
+BETTER = "#0072b2"
+WORSE = "#d55e00"
+
+OKABE_ITO = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+"""Okabe and Ito's palette without black (ink) and yellow (too pale on white)."""
+
+LIGHTEST = 0.8
+"""How far up viridis the shades go: its yellow is too pale on white."""
+
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+
+RC: dict[Any, Any] = {
+    "font.family": "DejaVu Sans",  # ships with matplotlib: the same picture on every machine
+    "font.size": 8,
+    "axes.titlesize": 8.5,
+    "axes.titlelocation": "left",
+    "axes.labelsize": 8,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "legend.fontsize": 7.5,
+    "legend.frameon": False,
+    "legend.handlelength": 1.8,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "axes.axisbelow": True,
+    "grid.color": "#e8e8e8",
+    "grid.linewidth": 0.6,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "xtick.major.size": 3,
+    "ytick.major.size": 3,
+    "lines.linewidth": 1.3,
+    "lines.markersize": 4,
+    "pdf.fonttype": 42,  # TrueType: journals refuse Type 3
+    "savefig.dpi": 200,
+    "figure.dpi": 200,
+}
+
+
+@dataclass(frozen=True)
+class Style:
+    """What an arm looks like in every figure of a report."""
+
+    color: str
+    marker: str
+    linestyle: Literal["-", "--"] = "-"
+
+
+BASELINE_STYLE = Style(BASELINE, "o", "--")
+
+
+def styles(names: Sequence[str], *, ordered: bool = False) -> dict[str, Style]:
+    """A style for each name, none of them grey, which is the baseline's.
+
+    ordered: the names are steps of one quantity, and get shades of one scale instead of distinct hues. So do more
+    names than there are hues.
+    """
+    if (ordered and len(names) > 2) or len(names) > len(OKABE_ITO):
+        shades = [LIGHTEST * index / (len(names) - 1) for index in range(len(names))]
+        colors = [to_hex(colormaps["viridis"](shade)) for shade in shades]
+    else:
+        colors = list(OKABE_ITO[: len(names)])
+    markers = itertools.cycle(MARKERS)
+    return {name: Style(color, next(markers)) for name, color in zip(names, colors, strict=True)}

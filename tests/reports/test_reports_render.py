@@ -1,0 +1,206 @@
+"""The whole report: files, page, and what it says when trials are missing."""
+
+from __future__ import annotations
+
+import base64
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Collection
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from made_up_trials import VERSIONS, World
+
+from reports import render
+from reports.figures import FIGURES, Drawing
+
+VOID = {"meta", "img", "br", "link", "input", "hr"}
+
+
+class Page(HTMLParser):
+    """Every tag with its attributes, the text outside <style>, and whether tags are closed in order."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.text = ""
+        self.feed(source)
+        self.text = " ".join(self.text.split())
+        assert not self.open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if "style" not in self.open:
+            self.text += f" {data}"
+
+    def all(self, name: str) -> list[dict[str, str | None]]:
+        return [attributes for tag, attributes in self.tags if tag == name]
+
+
+def finish(world: World, *, but: Collection[int] = ()) -> None:
+    rng = np.random.default_rng(2)
+    for index, planned in enumerate(world.plan.trials):
+        if index not in but:
+            error = (0.2 if planned.arm == "erm" else 0.15) + rng.normal(0, 0.004)
+            world.finish(planned, round(error * 797) / 797)
+
+
+@pytest.fixture
+def without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests of words: encoding the figures takes most of the time that a report takes."""
+    monkeypatch.setattr(Drawing, "png", lambda _: b"")
+    monkeypatch.setattr(Drawing, "pdf", lambda _: b"")
+
+
+def test_files_and_a_page_that_needs_nothing_from_outside(make_world: Callable[..., World], tmp_path: Path) -> None:
+    world = make_world(seeds=2)
+    finish(world)
+    report = render(world.plan, world.store, tmp_path / "out")
+    written = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    figures = {f"figures/{name}.{kind}" for name in FIGURES for kind in ("png", "pdf")}
+    assert written == {"report.html", "comparison.csv", "comparison.md", "trials.csv"} | figures
+    assert report.html == tmp_path / "out" / "report.html"
+    assert len(report.verdicts) == 4
+    assert report.verdicts[0].startswith("clean: ")
+    assert report.counts["completed"] == report.counts["trials"] == 12
+    assert (report.counts["pairs"], report.counts["pairs_left_out"]) == (8, 0)
+    assert len(pd.read_csv(tmp_path / "out" / "trials.csv")) == 12
+    assert "mixup alpha=1" in report.table_text
+
+    source = report.html.read_text()
+    page = Page(source)
+    assert not page.all("script")
+    assert not page.all("link")
+    assert not re.search(r"https?://|url\(|@import|localStorage", source)
+    assert {attributes.get("scope") for attributes in page.all("th")} <= {"col", "row", "rowgroup"}
+    for name, picture in zip(FIGURES, page.all("img"), strict=True):
+        assert picture["alt"]
+        kind, _, content = (picture["src"] or "").partition(",")
+        assert kind == "data:image/png;base64"
+        assert base64.b64decode(content) == (tmp_path / "out" / "figures" / f"{name}.png").read_bytes()
+
+
+@pytest.mark.usefixtures("without_pictures")
+def test_the_same_results_give_the_same_files(make_world: Callable[..., World], tmp_path: Path) -> None:
+    world = make_world(seeds=2)
+    finish(world)
+
+    def files() -> dict[Path, bytes]:
+        render(world.plan, world.store, tmp_path / "out")
+        return {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+
+    assert files() == files()
+
+
+@pytest.mark.usefixtures("without_pictures")
+def test_the_page_says_question_verdict_and_provenance(make_world: Callable[..., World], tmp_path: Path) -> None:
+    world = make_world()
+    finish(world)
+    text = Page(render(world.plan, world.store, tmp_path).html.read_text()).text
+    assert 'Does mixup <b>help</b> & "when"?' in text  # escaped: shown as it is written
+    assert "Source: Made up, Table 0" in text
+    assert "Of 4 comparisons: 4 better than ERM, 0 worse, 0 without a clear difference." in text
+    assert re.search(
+        r"mixup alpha=1 beats ERM by [45]\.\d+ points \[\d\.\d+, \d\.\d+\], p < 0.001 \(Holm\), 6 seeds\.", text
+    )
+    assert "oracle: best on test" in text
+    assert "training error, wrong labels" in text
+    assert "36 planned: 36 finished." in text
+    assert f"plan {world.plan.plan_id}" in text
+    assert "synthetic, version 3" in text
+    assert "AMD EPYC" in text
+    assert "without a result" not in text
+
+
+def test_nothing_finished(make_world: Callable[..., World], tmp_path: Path) -> None:
+    world = make_world()
+    report = render(world.plan, world.store, tmp_path)
+    page = Page(report.html.read_text())
+    assert "Too early to say" in page.text
+    assert "No trial has finished yet." in page.text
+    assert "36 of 36 planned trials without a result (36 not started), so 24 of 24 pairs left out" in page.text
+    assert not page.all("img")
+    assert report.counts["new"] == 36
+    assert report.summary.startswith("Too early to say")
+
+
+@pytest.mark.usefixtures("without_pictures")
+def test_failures_are_shown(make_world: Callable[..., World], tmp_path: Path) -> None:
+    world = make_world(seeds=3, label_noise="[{rate: 0}]")
+    finish(world, but={0, 1, 8})
+    world.fail(world.plan.trials[0], "killed by SIGKILL")
+    world.diverge(world.plan.trials[1])
+    report = render(world.plan, world.store, tmp_path)
+    text = Page(report.html.read_text()).text
+    assert "3 of 9 planned trials without a result (1 diverged, 1 failed, 1 not started)" in text
+    assert "so 3 of 6 pairs left out of the statistics" in text
+    assert "killed by SIGKILL" in text
+    assert "Some trials of mixup alpha=0.2 diverged" in text
+    assert "1 of 3 pairs left out, not finished" in report.verdicts[0]
+    assert report.counts["pairs_left_out"] == 3
+
+
+@pytest.mark.usefixtures("without_pictures")
+def test_mixed_machines_and_overrides_are_cautioned_against(make_world: Callable[..., World], tmp_path: Path) -> None:
+    world = make_world(seeds=2, overrides=("training.epochs=3",))
+    finish(world, but={0})
+    world.finish(world.plan.trials[0], 0.2, hardware="GPU", versions=VERSIONS | {"torch": "2.11.0"})
+    text = Page(render(world.plan, world.store, tmp_path).html.read_text()).text
+    assert "Trials did not all run alike: they differ in hardware, torch (see" in text
+    assert "2.11.0 (1 trial)" in text
+    assert "overridden with training.epochs=3" in text
+
+
+@pytest.mark.usefixtures("without_pictures")
+def test_a_metric_that_no_trial_has(make_world: Callable[..., World], tmp_path: Path) -> None:
+    world = make_world(seeds=2, overrides=("report.metric=test_error_median10",))
+    finish(world)
+    for planned in world.plan.trials:
+        folder = world.store.trial(planned.trial_id)
+        final = folder.final()
+        assert final is not None
+        del final["metrics"]["test_error_median10"]
+        folder.write_final(final)
+    assert render(world.plan, world.store, tmp_path).summary.startswith("Too early to say")
+
+
+@pytest.mark.usefixtures("without_pictures")
+def test_a_suite_of_the_baseline_alone(make_world: Callable[..., World], tmp_path: Path) -> None:
+    world = make_world(seeds=2, methods="[erm]")
+    finish(world)
+    report = render(world.plan, world.store, tmp_path)
+    assert report.verdicts == []
+    assert "The suite compares nothing with ERM." in Page(report.html.read_text()).text
+
+
+@pytest.mark.usefixtures("without_pictures")
+def test_a_figure_of_an_earlier_report_goes_when_it_no_longer_applies(
+    make_world: Callable[..., World], tmp_path: Path
+) -> None:
+    world = make_world(seeds=2, methods="[erm, {name: mixup, alpha: 1}]")
+    finish(world)
+    (tmp_path / "figures").mkdir()
+    stale, other = tmp_path / "figures" / "alpha.pdf", tmp_path / "figures" / "mine.pdf"
+    stale.touch()
+    other.touch()
+    render(world.plan, world.store, tmp_path)
+    assert not stale.exists()
+    assert other.exists()
+
+
+def test_reports_need_neither_torch_nor_mlflow() -> None:
+    code = "import sys, reports; print(sorted({'torch', 'mlflow', 'matplotlib.pyplot'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -59,7 +59,8 @@ class Survey:
     def headline(self) -> str:
         """One line: how many trials, how many done, how long."""
         plan = self.plan
-        text = f"{len(plan.trials)} trials ({len(plan.cells)} cells, {len(plan.arms)} arms, {len(plan.seeds)} seeds)"
+        sizes = [_count(len(plan.cells), "cell"), _count(len(plan.arms), "arm"), _count(len(plan.seeds), "seed")]
+        text = f"{_count(len(plan.trials), 'trial')} ({', '.join(sizes)})"
         text += f", {self.num_done} done"
         return text + (f"; {self.time}" if self.num_left else "")
 

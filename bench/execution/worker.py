@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import multiprocessing
 import os
 import platform
 import resource
@@ -146,16 +147,27 @@ def _evaluate(folder: TrialFolder, kinds: tuple[str, ...], logits: torch.Tensor,
 
 
 def _stop_requested() -> Callable[[], bool]:
-    """Whether to stop: SIGTERM came, or the supervisor is gone, which takes the forkserver, our parent, with it."""
-    parent = os.getppid()
+    """Whether to stop: SIGTERM came, or the supervisor is gone, at which this looks twice a second.
+
+    The parent process is no sign of the latter: it is the forkserver, which lives while its children do.
+    """
+    supervisor = multiprocessing.parent_process()
     terminated = False
+    looked_at = time.monotonic()
 
     def terminate(*_: Any) -> None:
         nonlocal terminated
         terminated = True
 
+    def stop() -> bool:
+        nonlocal terminated, looked_at
+        if supervisor is not None and time.monotonic() - looked_at > 0.5:
+            looked_at = time.monotonic()
+            terminated = terminated or not supervisor.is_alive()
+        return terminated
+
     signal.signal(signal.SIGTERM, terminate)
-    return lambda: terminated or os.getppid() != parent
+    return stop
 
 
 def _redirect_output(path: Path) -> None:

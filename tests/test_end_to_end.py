@@ -32,7 +32,7 @@ def test_from_yaml_to_report_and_mlflow(finished, tmp_path):
     assert "Does a tiny suite run?" in text
     for outside in ('src="http', "href=\"http", "url(http", "<script src", "<link "):
         assert outside not in text, "the page asks for something outside of itself"
-    for figure in ("error_vs_alpha", "learning_curves", "reliability"):
+    for figure in ("differences", "learning_curves", "reliability"):
         assert (page.parent / "figures" / f"{figure}.png").stat().st_size > 5000
         assert (page.parent / "figures" / f"{figure}.pdf").read_bytes().startswith(b"%PDF")
     assert len(runs_in_mlflow(tmp_path)) == 8
@@ -81,7 +81,9 @@ def test_a_report_of_half_a_suite(bench, tiny_suite, tmp_path):
     result = bench("report", tiny_suite)
     assert result.returncode == 0, result.stderr
     text = (tmp_path / "reports" / "out" / "tiny" / "report.html").read_text()
-    assert "not run yet" in text or "missing" in text
+    assert "4 not started" in text
+    assert "too few pairs" in text
+    assert "better" not in result.stdout
 
 
 def test_her_own_images_in_a_ten_line_suite(bench, tmp_path):

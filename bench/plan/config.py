@@ -5,11 +5,13 @@ Each section is a frozen pydantic model that refuses unknown keys. Below bench/p
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_core import InitErrorDetails
 
 from bench.data.datasets import DATASETS
 from bench.models import MODELS, model_args
@@ -18,14 +20,21 @@ NoiseKind = Literal["none", "uniform", "symmetric"]
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    """Strict: `epochs: true` is no 1, and `lr: "0.1"` no number."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=True)
+
+    @property
+    def display_name(self) -> str:
+        """The name in tables and figures; empty where a section has none."""
+        return ""
 
 
 class DatasetConfig(Section):
     """A data set by name, and how much of it is trained on."""
 
     name: str
-    root: Path | None = Field(default=None, description="image_folder: the folder that holds the images")
+    root: Path | None = Field(default=None, strict=False, description="image_folder: the folder of images; ~ is home")
     image_size: int | None = Field(default=None, ge=4, le=1024, description="image_folder: side in pixels")
     test_fraction: float | None = Field(
         default=None, gt=0, lt=1, description="image_folder without train/ and test/: share of images that test"
@@ -80,18 +89,17 @@ class LabelNoiseConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _clean_is_none(cls, options: Any) -> Any:
-        if (
-            isinstance(options, dict)
-            and not options.get("rate")
-            and options.get("kind") in (None, *get_args(NoiseKind))
-        ):
-            return {**options, "kind": "none"}
-        return options
+        if not isinstance(options, dict) or options.get("kind", "none") not in get_args(NoiseKind):
+            return options  # an unknown kind is an error at rate 0 too
+        rate = options.get("rate", None if "kind" in options else 0)
+        return {**options, "kind": "none"} if rate == 0 else options
 
     @model_validator(mode="after")
     def _none_is_clean(self) -> Self:
         if self.kind == "none" and self.rate:
             raise ValueError(f"kind none is for rate 0; with rate {self.rate:g} it is uniform or symmetric")
+        if self.kind != "none" and not self.rate:
+            raise ValueError(f"kind {self.kind} needs a rate, such as 0.4")
         return self
 
     @property
@@ -100,21 +108,34 @@ class LabelNoiseConfig(Section):
 
 
 class ModelConfig(Section):
-    """A network by name: a reference network, or timm/<any timm name> with timm's own arguments."""
+    """A network by name: a reference network, or timm/<any timm name> with timm's own arguments.
 
-    model_config = ConfigDict(frozen=True, extra="allow", allow_inf_nan=False)
+    A reference network's defaults are filled in; timm's names, arguments and defaults only timm knows: they are
+    checked when the plan asks for the network's size.
+    """
+
+    model_config = ConfigDict(extra="allow")
 
     name: str
 
-    @model_validator(mode="after")
-    def _known(self) -> Self:
-        if self.name.startswith("timm/"):
-            return self  # names and arguments are checked when the plan asks timm for the network's size
-        if self.name not in MODELS:
-            known(self.name, [*MODELS, "timm/"], what="network", note="timm's networks are called timm/<name>")
-        for key in self.args:
-            known(key, model_args(self.name), what=f"argument of {self.name}")
-        return self
+    @field_validator("name")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        return name if name.startswith("timm/") else known(name, MODELS, what="network", note="timm's are timm/<name>")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_defaults(cls, options: Any) -> Any:
+        if not isinstance(options, dict) or options.get("name") not in list(MODELS):
+            return options
+        name = options["name"]
+        defaults = {key: list(value) if isinstance(value, tuple) else value for key, value in model_args(name).items()}
+        for key, value in options.items():
+            if key != "name" and key not in defaults:
+                error = ValueError(f"unknown argument of {name}{nearest(key, defaults)}")
+                details = InitErrorDetails(type="value_error", loc=(key,), input=value, ctx={"error": error})
+                raise ValidationError.from_exception_data(cls.__name__, [details])  # for its place: the argument's
+        return {**defaults, **options}
 
     @property
     def args(self) -> dict[str, Any]:
@@ -137,9 +158,11 @@ class TrainingConfig(Section):
     weight_decay: float = Field(default=1e-4, ge=0)
     schedule: Literal["constant", "step", "multistep", "cosine", "one_cycle"] = "cosine"
     step_epochs: int | None = Field(default=None, ge=1, description="step: lr times gamma after each so many epochs")
-    milestones: tuple[int, ...] | None = Field(default=None, description="multistep: lr times gamma after these epochs")
+    milestones: tuple[int, ...] | None = Field(
+        default=None, strict=False, description="multistep: lr times gamma after these epochs"
+    )
     gamma: float = Field(default=0.1, gt=0, le=1, description="step and multistep: the factor")
-    warmup_epochs: float = Field(default=0, ge=0, description="lr rises linearly from 0 over so many epochs")
+    warmup_epochs: float = Field(default=0.0, ge=0, description="lr rises linearly from 0 over so many epochs")
     crop_padding: int = Field(default=0, ge=0, description="pad by so many black pixels and crop at random; 0: no crop")
     flip: bool = Field(default=False, description="mirror half of the images, at random")
     precision: Literal["fp32", "bf16"] = Field(default="fp32", description="bf16: autocast; weights stay fp32")
@@ -172,15 +195,22 @@ SECTIONS: dict[str, type[Section]] = {
 }
 
 
-def nearest(name: str, names: Any) -> str:
+def nearest(name: str, names: Iterable[str]) -> str:
     """A hint such as "; did you mean 'mnist'?", or the names to choose from when none is near."""
-    close = get_close_matches(name, list(names), n=3, cutoff=0.6)
+    names = list(names)
+    close = get_close_matches(name, names, n=3, cutoff=0.6)
     if close:
         return "; did you mean " + " or ".join(repr(candidate) for candidate in close) + "?"
-    return "; there is " + ", ".join(list(names)) if names else ""
+    return "; there is " + (", ".join(names) or "none")
 
 
-def known(name: str, names: Any, *, what: str, note: str = "") -> str:
+def nearest_key(key: str, keys: Iterable[str]) -> str:
+    """As `nearest`, but the key of a section without its section, such as epochs, is taken for training.epochs."""
+    homes = [f"{name}.{key}" for name, section in SECTIONS.items() if key in section.model_fields]
+    return f"; did you mean {' or '.join(map(repr, homes))}?" if homes else nearest(key, keys)
+
+
+def known(name: str, names: Collection[str], *, what: str, note: str = "") -> str:
     """`name`, if it is one of `names`; else a ValueError that names the nearest."""
     if name not in names:
         raise ValueError(f"unknown {what} {name!r}{nearest(name, names)}{f' ({note})' if note else ''}")

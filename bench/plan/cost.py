@@ -96,7 +96,7 @@ def plan_cost(
         seconds=max(sum(seconds) / slots, max(seconds, default=0.0)) if len(seconds) == len(waiting) else None,
         bytes=sum(cost.bytes for cost in known),
         weight_bytes=sum(cost.weight_bytes for cost in known),
-        measured=bool(ratios),
+        measured=bool(measured),
     )
 
 

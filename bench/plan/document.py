@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import datetime
 import io
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,12 +13,27 @@ from pydantic import ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.scalarbool import ScalarBoolean
 
 from bench.errors import UserError
-from bench.plan.config import nearest
+from bench.plan.config import SECTIONS, nearest
 
-Path_ = tuple[str | int, ...]
+KeyPath = tuple[str | int, ...]
 """Where a value stands: ("methods", 1, "alpha")."""
+
+EXPECTED = {
+    "int_type": "a whole number",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "string_type": "text",
+    "string_pattern_mismatch": "lower case letters, digits, - and _",
+    "path_type": "a path",
+    "list_type": "a list",
+    "tuple_type": "a list",
+    "dict_type": "a mapping",
+    "model_type": "a mapping",
+}
+"""What pydantic wants, by its name for the error, in the words of YAML; the one pattern is that of a suite's name."""
 
 
 class SuiteError(UserError):
@@ -29,19 +46,21 @@ class Document:
 
     name: str
     content: dict[str, Any]
-    lines: dict[Path_, int]
-    overrides: dict[Path_, str] = field(default_factory=dict)
+    lines: dict[KeyPath, int]
+    overrides: dict[KeyPath, str] = field(default_factory=dict)
 
-    def error(self, path: Path_, message: str) -> SuiteError:
+    def error(self, path: KeyPath, message: str) -> SuiteError:
         """A SuiteError that says where `path` stands: its own line, or that of the nearest key around it."""
-        key = dotted(path)
-        for length in range(len(path), -1, -1):
-            if path[:length] in self.overrides:
-                return SuiteError(f"--set {self.overrides[path[:length]]}: {message}")
-            if path[:length] in self.lines:
-                place = f"{self.name}:{self.lines[path[:length]]}"
-                return SuiteError(f"{place}: {key}: {message}" if key else f"{place}: {message}")
-        return SuiteError(f"{self.name}: {key}: {message}")
+        if assignment := self.override_of(path):
+            return SuiteError(f"--set {assignment}: {message}")
+        line = next(self.lines[path[:length]] for length in range(len(path), -1, -1) if path[:length] in self.lines)
+        place = f"{self.name}:{line}"
+        return SuiteError(f"{place}: {dotted(path)}: {message}" if path else f"{place}: {message}")
+
+    def override_of(self, path: KeyPath) -> str | None:
+        """The override that put the value at `path` there, if one did."""
+        found = (self.overrides.get(path[:length]) for length in range(len(path), 0, -1))
+        return next(filter(None, found), None)
 
 
 def read(path: Path) -> Document:
@@ -52,67 +71,80 @@ def read(path: Path) -> Document:
         raise SuiteError(f"{path}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise SuiteError(f"{path}: is not UTF-8 text: {error.reason} at byte {error.start}") from None
-    content = _parse(text, str(path))
+
+    def place(line: int) -> str:
+        return f"{path}:{line}"
+
+    lines: dict[KeyPath, int] = {(): 1}
+    content = _plain(_parse(text, place), (), lines, place)
     if not isinstance(content, dict):
-        raise SuiteError(f"{path}:1: a suite is a mapping (name: ..., methods: ..., ...), not {_kind(content)}")
-    lines: dict[Path_, int] = {(): 1}
-    return Document(name=str(path), content=_plain(content, (), lines), lines=lines)
+        raise SuiteError(f"{path}:1: a suite is a mapping (name: ..., methods: ..., ...), not {shown(content)}")
+    return Document(name=str(path), content=content, lines=lines)
 
 
-def override(document: Document, assignment: str, *, path: Path_, value: Any) -> None:
-    """Set `path` to `value`, as the command line's `assignment` asks; the mappings on the way are made."""
+def override(document: Document, assignment: str, *, keys: Sequence[str], value: Any) -> None:
+    """Set the value that `keys` lead to, as the command line's `assignment` asks; mappings on the way are made.
+
+    keys: "methods", "1", "alpha". A number is a place in a list. A factor such as training.lr is one key.
+    """
     node: Any = document.content
-    for depth, key in enumerate(path[:-1]):
-        if isinstance(node, dict):
-            node = node.setdefault(key, {})
-        elif isinstance(node, list) and isinstance(key, int) and key < len(node):
-            node = node[key]
-        else:
-            raise SuiteError(f"--set {assignment}: {dotted(path[:depth])} has no {key!r}")
-        if isinstance(node, str) and path[0] == "base":
-            node = _named(document, path[: depth + 1], node)
-    last: Any = path[-1]
-    if isinstance(node, dict) or (isinstance(node, list) and isinstance(last, int) and last < len(node)):
-        node[last] = value
-    else:
-        raise SuiteError(f"--set {assignment}: {dotted(path[:-1])} has no {last!r}")
+    path: KeyPath = ()
+    rest = list(keys)
+    while True:
+        key = _next_key(node, rest)
+        if key is None:
+            there = f"has {len(node)} entries, from 0" if isinstance(node, list) else f"is {shown(node)}"
+            raise SuiteError(f"--set {assignment}: there is no {rest[0]!r}: {dotted(path)} {there}")
+        path = (*path, key)
+        del rest[: str(key).count(".") + 1]
+        if not rest:
+            break
+        below = node.setdefault(key, {}) if isinstance(node, dict) else node[key]
+        if isinstance(below, str) and len(path) > 1:  # the shorthand `model: mlp`, to which a key can be added
+            below = node[key] = {"name": below}
+        node = below
+    node[path[-1]] = value
     document.overrides[path] = assignment
+
+
+def _next_key(node: Any, keys: Sequence[str]) -> str | int | None:
+    """The key of `node` that the first of `keys` mean, together where they are a key that has dots; None: no such."""
+    if isinstance(node, dict) and not keys[0].isdecimal():
+        together = [".".join(keys[:length]) for length in range(len(keys), 0, -1)]
+        new = together[-2] if keys[0] in SECTIONS and len(keys) > 1 else keys[0]
+        return next((key for key in together if key in node), new)
+    if isinstance(node, list) and keys[0].isdecimal() and int(keys[0]) < len(node):
+        return int(keys[0])
+    return None
 
 
 def parse_value(text: str, *, where: str) -> Any:
     """A value on the command line, read as YAML: `2`, `5e-4`, `[0.2, 1]`, `{name: mlp}`."""
-    return _plain(_parse(text, where), (), {})
+    return _plain(_parse(text, lambda _: where), (), {}, lambda _: where)
 
 
-def first_error(error: ValidationError) -> tuple[Path_, str]:
-    """The first of pydantic's complaints: where, and in our words."""
-    complaint = error.errors(include_url=False)[0]
-    path = tuple(complaint["loc"])
-    if complaint["type"] == "extra_forbidden":
-        return path, "unknown key"
-    if complaint["type"] == "missing":
-        return path, "is missing"
-    message = complaint["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-    if complaint["type"] != "value_error":
-        message = f"{complaint['input']!r} should be {message}"
-    return path, message
+def complaint(error: ValidationError, *, names: Iterable[str]) -> tuple[KeyPath, str]:
+    """One of pydantic's complaints: where, and in our words.  names: the keys that would have been right.
 
-
-def complain(document: Document, error: ValidationError, *, names: Any, sources: dict[Path_, Path_]) -> SuiteError:
-    """pydantic's first complaint as a SuiteError.
-
-    names: the keys that would be right, for a hint.  sources: where the validated values stood in the document.
+    An unknown key comes first: it is often a misspelling of the one that is missing.
     """
-    path, message = first_error(error)
-    if message == "unknown key":
-        message = f"unknown key{nearest(str(path[-1]), names)}"
-    for length in range(len(path), -1, -1):
-        if path[:length] in sources:
-            return document.error(sources[path[:length]] + path[length:], message)
-    return document.error(path, message)
+    first = min(error.errors(include_url=False), key=lambda each: each["type"] != "extra_forbidden")
+    path, kind = tuple(first["loc"]), first["type"]
+    if kind == "extra_forbidden":
+        if path[-1] in SECTIONS:
+            return path, "unknown key here: it belongs below base"
+        return path, f"unknown key{nearest(str(path[-1]), names)}"
+    if kind == "missing":
+        return path, "is missing"
+    if kind == "value_error":
+        return path, first["msg"].removeprefix("Value error, ")
+    if kind in ("too_short", "string_too_short"):
+        return path, "is empty"
+    expected = EXPECTED.get(kind, first["msg"].removeprefix("Input should be "))
+    return path, f"{shown(first['input'])} should be {expected}"
 
 
-def dotted(path: Path_) -> str:
+def dotted(path: KeyPath) -> str:
     """("methods", 1, "alpha") as methods[1].alpha."""
     text = ""
     for key in path:
@@ -120,45 +152,50 @@ def dotted(path: Path_) -> str:
     return text
 
 
-def _named(document: Document, path: Path_, name: str) -> dict[str, Any]:
-    """Spell the shorthand `model: mlp` out as `model: {name: mlp}`, so that an override can add to it."""
-    node: Any = document.content
-    for key in path[:-1]:
-        node = node[key]
-    node[path[-1]] = {"name": name}
-    return node[path[-1]]  # type: ignore[no-any-return]
+def shown(value: Any) -> str:
+    """A value in an error: as YAML spells it, and cut where it is long."""
+    if value is None or isinstance(value, bool):
+        return {None: "null (nothing)", True: "true", False: "false"}[value]
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:76]} ..."
 
 
-def _parse(text: str, where: str) -> Any:
+def _parse(text: str, place: Callable[[int], str]) -> Any:
     try:
         return YAML(typ="rt", pure=True).load(io.StringIO(text))
     except MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         problem = " ".join(filter(None, [error.context, error.problem]))
-        raise SuiteError(f"{where}:{line}: not valid YAML: {problem.splitlines()[0]}") from None
+        raise SuiteError(f"{place(line)}: not valid YAML: {problem.splitlines()[0]}") from None
     except YAMLError as error:
-        raise SuiteError(f"{where}: not valid YAML: {str(error).splitlines()[0]}") from None
+        line = text[: getattr(error, "position", 0)].count("\n") + 1
+        raise SuiteError(f"{place(line)}: not valid YAML: {str(error).splitlines()[0]}") from None
 
 
-def _plain(node: Any, path: Path_, lines: dict[Path_, int]) -> Any:
-    """ruamel's round-trip nodes as dict, list, str, int, float, bool, None; notes each key's line on the way."""
-    if isinstance(node, CommentedMap):
+def _plain(node: Any, path: KeyPath, lines: dict[KeyPath, int], place: Callable[[int], str]) -> Any:
+    """ruamel's round-trip nodes as dict, list, str, int, float, bool, None; notes each key's line on the way.
+
+    Anchors, aliases and merge keys work; a key that was merged in stands where its mapping stands.
+    """
+    tagged = bool(getattr(getattr(node, "tag", None), "value", None))
+    if type(node) is CommentedMap and not tagged:
         mapping = {}
         for key in node:
-            lines[(*path, str(key))] = node.lc.key(key)[0] + 1
-            mapping[str(key)] = _plain(node[key], (*path, str(key)), lines)
+            here = (*path, str(key))
+            lines[here] = node.lc.data[key][0] + 1 if key in node.lc.data else lines.get(path, 1)
+            mapping[str(key)] = _plain(node[key], here, lines, place)
         return mapping
-    if isinstance(node, CommentedSeq):
+    if type(node) is CommentedSeq and not tagged:
         for index in range(len(node)):
             lines[(*path, index)] = node.lc.item(index)[0] + 1
-        return [_plain(item, (*path, index), lines) for index, item in enumerate(node)]
+        return [_plain(item, (*path, index), lines, place) for index, item in enumerate(node)]
+    if isinstance(node, ScalarBoolean):  # an anchored one, which is an int
+        return bool(node)
     if isinstance(node, bool) or node is None:
         return node
     for kind in (int, float, str):
         if isinstance(node, kind):
             return kind(node)
-    return str(node)  # a timestamp, for instance: no suite has one, and the error should show what was written
-
-
-def _kind(value: Any) -> str:
-    return {list: "a list", type(None): "empty"}.get(type(value), type(value).__name__)
+    if isinstance(node, datetime.date):  # a year in `source`, say
+        return str(node)
+    raise SuiteError(f"{place(lines.get(path, 1))}: {dotted(path)}: YAML tags (!...) mean nothing in a suite")

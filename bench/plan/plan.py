@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
+from pathlib import Path
 
 from bench.data import datasets
 from bench.data.datasets import Facts
-from bench.mixing import Method
-from bench.plan.config import DatasetConfig, Section
-from bench.plan.document import SuiteError
-from bench.plan.suite import Cell, Suite
+from bench.mixing import Erm
+from bench.plan.cells import Cell
+from bench.plan.config import SECTIONS, DatasetConfig, Section
+from bench.plan.document import dotted
+from bench.plan.suite import Suite
 from bench.plan.trial import Trial
 
 
@@ -69,82 +71,98 @@ class Plan:
 def make_plan(suite: Suite) -> Plan:
     """Resolve a suite into trials; looks at image folders (names and sizes of files) to know what they hold.
 
-    Raises SuiteError, at the data set's line, where an image folder cannot be used.
+    Raises SuiteError, at the line in question, where an image folder cannot be used or two cells are one.
     """
-    cells = [_with_fingerprint(suite, cell) for cell in suite.cells]
+    _facts.cache_clear()  # a folder may have changed since an earlier plan
+    cells = [_resolved(suite, cell) for cell in suite.cells]
+    _check_distinct(suite, cells)
     labels = _cell_labels(cells)
-    arms = [(method, method.label) for method in suite.methods]
-    trials = tuple(_trials(suite, cells, labels, arms))
-    return Plan(suite=suite, trials=trials, cells=tuple(labels))
+    return Plan(suite=suite, trials=tuple(_trials(suite, cells, labels)), cells=tuple(labels))
 
 
 def data_facts(dataset: DatasetConfig) -> Facts:
-    """Sizes of a data set before `train_size` and validation take their share."""
-    return datasets.describe(
-        dataset.name, root=dataset.root, image_size=dataset.image_size, test_fraction=dataset.test_fraction
-    )
+    """Sizes of a data set before `train_size` and validation take their share; an image folder is listed once a plan.
+
+    Raises DataError where an image folder cannot be used.
+    """
+    return _facts(dataset.name, dataset.root, dataset.image_size, dataset.test_fraction)
 
 
-def _trials(
-    suite: Suite, cells: list[Cell], labels: list[str], arms: list[tuple[Method, str]]
-) -> Iterator[PlannedTrial]:
+@cache
+def _facts(name: str, root: Path | None, image_size: int | None, test_fraction: float | None) -> Facts:
+    return datasets.describe(name, root=root, image_size=image_size, test_fraction=test_fraction)
+
+
+def _trials(suite: Suite, cells: Sequence[Cell], labels: Sequence[str]) -> Iterator[PlannedTrial]:
+    arms = [(method, method.label) for method in suite.methods]
     for seed in suite.seeds:
         for cell, label in zip(cells, labels, strict=True):
             for method, arm in arms:
-                if cell.runs(method, seed):
-                    trial = Trial(
-                        dataset=cell.dataset,
-                        label_noise=cell.label_noise,
-                        model=cell.model,
-                        training=cell.training,
-                        method=method,
-                        seed=seed,
-                    )
+                if cell.runs(arm, seed):
+                    trial = Trial(**cell.sections, method=method, seed=seed)
                     yield PlannedTrial(trial.trial_id, trial, label, arm)
 
 
-def _with_fingerprint(suite: Suite, cell: Cell) -> Cell:
+def _resolved(suite: Suite, cell: Cell) -> Cell:
     """The cell with its image folder's fingerprint, and its sizes checked against the data."""
-    place = cell.sources.get(("dataset", "root"), cell.sources["dataset",])
+    dataset = cell.dataset
     try:
-        facts = data_facts(cell.dataset)
+        facts = data_facts(dataset)
     except datasets.DataError as error:
-        raise suite.document.error(place, str(error)) from None
-    if cell.dataset.train_size is not None and cell.dataset.train_size > facts.num_train:
-        message = f"train_size {cell.dataset.train_size} is more than the {facts.num_train} training images there are"
-        raise suite.document.error(cell.sources["dataset", "train_size"], message)
-    if not facts.fingerprint:
-        return cell
-    dataset = cell.dataset.model_copy(update={"fingerprint": facts.fingerprint})
-    return Cell(dataset, cell.label_noise, cell.model, cell.training, cell.sources, cell.excluded)
+        raise suite.document.error(cell.place("dataset", "root"), str(error)) from None
+    if dataset.train_size is not None and dataset.train_size > facts.num_train:
+        message = f"{dataset.train_size} is more than the {facts.num_train} training images of {dataset.display_name}"
+        raise suite.document.error(cell.place("dataset", "train_size"), message)
+    return replace(cell, dataset=dataset.model_copy(update={"fingerprint": facts.fingerprint}))
 
 
-def _cell_labels(cells: list[Cell]) -> list[str]:
-    """A short name for each cell: what differs between the cells; with one cell, its data set and network."""
-    names = [_section_labels([cell.sections[index] for cell in cells]) for index in range(4)]
-    differing = [column for column in names if len(set(column)) > 1]
-    if not differing:
-        differing = [names[0], names[2]]
-    order = [2, 0, 1, 3]  # the network first: it is what a reader scans for
-    columns = [names[index] for index in order if names[index] in differing]
-    labels = [", ".join(filter(None, parts)) for parts in zip(*columns, strict=True)]
-    if len(set(labels)) < len(labels):
-        raise SuiteError(f"two cells would both be called {max(labels, key=labels.count)!r}")
-    return labels
+def _check_distinct(suite: Suite, cells: Sequence[Cell]) -> None:
+    """Raise SuiteError where two cells would train the same trials."""
+    seen: dict[str, Cell] = {}
+    for cell in cells:
+        identity = Trial(**cell.sections, method=Erm(), seed=0).trial_id
+        if identity in seen:
+            other = dotted(seen[identity].origin)
+            message = f"duplicate cell: the same data, label noise, network and recipe as with {other}"
+            raise suite.document.error(cell.origin, message)
+        seen[identity] = cell
 
 
-def _section_labels(sections: list[Section]) -> list[str]:
-    """One label per section: its display name, and the keys in which sections of one suite differ."""
-    dumps = [section.model_dump(exclude={"root", "fingerprint"}) for section in sections]
-    hidden = {"name"} if "name" in dumps[0] else {"kind", "rate"}
-    keys = [key for key in dict.fromkeys(key for dump in dumps for key in dump) if key not in hidden]
-    differing = [key for key in keys if len({repr(dump.get(key)) for dump in dumps}) > 1]
+def _cell_labels(cells: Sequence[Cell]) -> list[str]:
+    """A short name for each cell: what differs between the cells; with one cell, its network and data set.
+
+    The recipe is named only where cells would go by one name without it.
+    """
+    names = {name: _section_labels([cell.sections[name] for cell in cells]) for name in SECTIONS}
+    if len(cells) == 1:
+        return [f"{names['model'][0]}, {names['dataset'][0]}"]
+    order = ("model", "dataset", "label_noise")  # the network first: it is what a reader scans for
+    columns = [names[name] for name in order if len(set(names[name])) > 1]
+    if len(set(zip(*columns, strict=True))) < len(cells):
+        columns.append(names["training"])
+    return [", ".join(filter(None, parts)) for parts in zip(*columns, strict=True)]
+
+
+def _section_labels(sections: Sequence[Section]) -> list[str]:
+    """One label per section: its display name, and the keys in which sections of that name differ."""
+    options = [section.model_dump(exclude={"fingerprint"}) for section in sections]
+    alike: dict[str, list[dict[str, object]]] = {}
+    for section, own in zip(sections, options, strict=True):
+        alike.setdefault(section.display_name, []).append(own)
+    varied = {name: _varied_keys(group) for name, group in alike.items()}
     labels = []
-    for section, dump in zip(sections, dumps, strict=True):
-        options = [f"{key}={_short(dump[key])}" for key in differing if dump.get(key) is not None]
-        labels.append(" ".join(filter(None, [getattr(section, "display_name", ""), *options])))
+    for section, own in zip(sections, options, strict=True):
+        given = [f"{key}={_short(own[key])}" for key in varied[section.display_name] if own.get(key) is not None]
+        labels.append(" ".join(filter(None, [section.display_name, *given])))
     return labels
+
+
+def _varied_keys(group: Sequence[dict[str, object]]) -> list[str]:
+    """The keys that do not have the same value in all of `group`."""
+    keys = dict.fromkeys(key for options in group for key in options)
+    return [key for key in keys if len({repr(options.get(key)) for options in group}) > 1]
 
 
 def _short(value: object) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    """A value as it was written, near enough: exact, or two cells could go by one name."""
+    return f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else str(value)

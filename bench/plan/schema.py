@@ -6,84 +6,85 @@ from typing import Any
 
 from bench.data.datasets import DATASETS
 from bench.mixing import METHODS
-from bench.models import MODELS
+from bench.models import MODELS, model_args
 from bench.plan.config import SECTIONS
-from bench.plan.suite import SuiteFile
+from bench.plan.suite_file import SuiteFile
 
-HIDDEN = ("fingerprint",)
+Schema = dict[str, Any]
 
 
-def suite_schema() -> dict[str, Any]:
-    """Everything that a suite file may hold. Where a matrix or a method sweeps a list, the items are checked."""
+def suite_schema() -> Schema:
+    """Everything that a suite file may hold: keys, names, types and ranges.
+
+    What no schema can say is left to `load_suite`: timm's names and arguments, and what must fit together.
+    """
     schema = SuiteFile.model_json_schema()
     sections = {name: _section(name) for name in SECTIONS}
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     schema["title"] = "mixup-bench suite"
-    schema.setdefault("$defs", {}).update(sections)
+    schema["$defs"] |= {name: _or_bare_name(section) for name, section in sections.items()}
+
+    values: Schema = {name: {"$ref": f"#/$defs/{name}"} for name in SECTIONS}
+    for name, section in sections.items():
+        values |= {f"{name}.{key}": value for key, value in section["properties"].items()}
+    factors = {name: _list(value) for name, value in values.items()}
+    network_argument = {r"^model\.": True}
+    some_cells = {"method": {"type": ["string", "object"]}, "seed": {"type": "integer"}}
+
     properties = schema["properties"]
-    cell = _cell({name: {"$ref": f"#/$defs/{name}"} for name in SECTIONS})
-    properties["base"] = cell
-    factors = {name: {"type": "array", "items": {"$ref": f"#/$defs/{name}"}} for name in SECTIONS}
-    dotted = {f"{name}.{key}": {"type": "array", "items": value} for name, key, value in _keys(sections)}
-    properties["matrix"] = _cell(factors | dotted) | {"default": {}}
-    properties["zip"] = {"type": "array", "items": _cell(factors | dotted), "default": []}
-    properties["include"] = {"type": "array", "items": _cell(_partial(sections)), "default": []}
-    chosen = {"method": {"type": ["string", "object"]}, "seed": {"type": "integer"}}
-    properties["exclude"] = {"type": "array", "items": _cell(_partial(sections) | chosen), "default": []}
-    properties["methods"] = {
+    properties["base"] = _mapping(values, network_argument)
+    properties["matrix"] = _mapping(factors, {r"^model\.": _list(True)}) | {"minProperties": 1}
+    properties["zip"] = {"type": "array", "items": _mapping(factors, {r"^model\.": _list(True)}) | {"minProperties": 1}}
+    properties["include"] = {"type": "array", "items": _mapping(values, network_argument)}
+    properties["exclude"] = {
         "type": "array",
-        "minItems": 1,
-        "items": {"anyOf": [{"enum": list(METHODS)}, *(_method(name) for name in METHODS)]},
+        "items": _mapping(values | some_cells, network_argument) | {"minProperties": 1},
     }
+    properties["methods"] = _list({"anyOf": [{"enum": list(METHODS)}, *map(_method, METHODS)]})
     return schema
 
 
-def _section(name: str) -> dict[str, Any]:
-    """A section whose keys may come from elsewhere: nothing is required, and a bare name will do."""
+def _section(name: str) -> Schema:
+    """A section some of whose keys may stand elsewhere, so that none is required."""
     schema = SECTIONS[name].model_json_schema()
+    properties = schema["properties"]
     schema.pop("required", None)
-    for key in HIDDEN:
-        schema["properties"].pop(key, None)
+    properties.pop("fingerprint", None)
     if name == "dataset":
-        schema["properties"]["name"]["enum"] = list(DATASETS)
+        properties["name"]["enum"] = list(DATASETS)
     if name == "model":
-        schema["properties"]["name"]["anyOf"] = [{"enum": list(MODELS)}, {"pattern": "^timm/"}]
-    if name in ("dataset", "model"):
-        return {"anyOf": [schema["properties"]["name"], schema]}
+        properties["name"]["anyOf"] = [{"enum": list(MODELS)}, {"pattern": "^timm/."}]
+        schema["allOf"] = [_reference_network(network) for network in MODELS]
     return schema
 
 
-def _keys(sections: dict[str, Any]) -> list[tuple[str, str, Any]]:
-    found = []
-    for name, schema in sections.items():
-        mapping = schema["anyOf"][1] if "anyOf" in schema else schema
-        found += [(name, key, value) for key, value in mapping["properties"].items()]
-    return found
+def _reference_network(name: str) -> Schema:
+    """That a reference network takes its own arguments only."""
+    is_this = {"properties": {"name": {"const": name}}, "required": ["name"]}
+    return {"if": is_this, "then": {"propertyNames": {"enum": ["name", *model_args(name)]}}}
 
 
-def _partial(sections: dict[str, Any]) -> dict[str, Any]:
-    whole: dict[str, Any] = {name: {"$ref": f"#/$defs/{name}"} for name in sections}
-    return whole | {f"{name}.{key}": value for name, key, value in _keys(sections)}
+def _or_bare_name(section: Schema) -> Schema:
+    """A section, or where it has a name, the name alone: `model: mlp`."""
+    name = section["properties"].get("name")
+    return {"anyOf": [section, name]} if name else section
 
 
-def _cell(properties: dict[str, Any]) -> dict[str, Any]:
-    """A mapping of the given keys; a network's own arguments (model.hidden) are open."""
+def _list(items: Any) -> Schema:
+    return {"type": "array", "minItems": 1, "items": items}
+
+
+def _mapping(properties: Schema, patterns: Schema) -> Schema:
     return {
         "type": "object",
         "properties": properties,
-        "patternProperties": {"^model\\.": True},
+        "patternProperties": patterns,
         "additionalProperties": False,
     }
 
 
-def _method(name: str) -> dict[str, Any]:
+def _method(name: str) -> Schema:
     """A method's options, each one value or a list that is swept."""
-    schema = METHODS[name].model_json_schema()
-    options = {key: value for key, value in schema["properties"].items() if key != "name"}
-    swept = {key: {"anyOf": [value, {"type": "array", "items": value}]} for key, value in options.items()}
-    return {
-        "type": "object",
-        "properties": {"name": {"const": name}, **swept},
-        "required": ["name"],
-        "additionalProperties": False,
-    }
+    options = METHODS[name].model_json_schema()["properties"]
+    swept = {key: {"anyOf": [value, _list(value)]} for key, value in options.items() if key != "name"}
+    return _mapping({"name": {"const": name}, **swept}, {}) | {"required": ["name"]}

@@ -41,7 +41,7 @@ class Trial(BaseModel):
     @property
     def trial_id(self) -> str:
         """16 hex digits of the identity's SHA-256."""
-        content = json.dumps(self.identity(), sort_keys=True, separators=(",", ":"))
+        content = json.dumps(_whole_as_integers(self.identity()), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 
     def record(self) -> dict[str, Any]:
@@ -51,3 +51,12 @@ class Trial(BaseModel):
             "numerics_version": NUMERICS_VERSION,
             "trial": self.model_dump(mode="json"),
         }
+
+
+def _whole_as_integers(value: Any) -> Any:
+    """1.0 as 1, at any depth: a network's argument is the same number whichever way the suite writes it."""
+    if isinstance(value, dict):
+        return {key: _whole_as_integers(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_whole_as_integers(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value

@@ -1,0 +1,65 @@
+"""The top level of a suite file: which keys there are, and what each may hold."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from bench.plan.config import known
+from bench.plan.document import shown
+
+Evaluation = Literal["clean", "calibration"]
+
+METRICS = ("test_error_last", "test_error_val_selected", "test_error_median10", "test_error_oracle")
+
+
+class ReportConfig(BaseModel):
+    """What the report is about."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    metric: str = Field(default="test_error_last", description="the error that the verdicts go by")
+
+    @field_validator("metric")
+    @classmethod
+    def _known(cls, metric: str) -> str:
+        return known(metric, METRICS, what="metric")
+
+
+class SuiteFile(BaseModel):
+    """The top level of a suite file. What stands in base, matrix, methods and so on is checked when it is expanded."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", description="lower case, digits, - and _")
+    version: int = Field(default=1, ge=1, description="raised when the suite's numbers would change meaning")
+    question: str = Field(min_length=1, description="the one question that the report answers")
+    source: str = Field(default="", description="the paper, table or figure that it follows")
+    baseline: str = Field(default="erm", description="the method that every other one is compared with")
+    seeds: Annotated[int, Field(ge=1)] | Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = Field(
+        default=6, description="how many (0, 1, ...), or which"
+    )
+    base: dict[str, Any]
+    methods: list[Any] = Field(min_length=1)
+    matrix: dict[str, list[Any]] = Field(default={}, min_length=1)
+    zip: list[dict[str, list[Any]]] = Field(default=[])
+    include: list[dict[str, Any]] = Field(default=[])
+    exclude: list[dict[str, Any]] = Field(default=[])
+    evaluate: list[Evaluation] = Field(default=["clean", "calibration"], min_length=1)
+    keep_weights: Literal["auto", "always", "never"] = Field(
+        default="auto", description="final weights; auto: while the suite's take less than 5 GB"
+    )
+    report: ReportConfig = ReportConfig()
+
+    @field_validator("seeds", mode="before")
+    @classmethod
+    def _distinct(cls, seeds: Any) -> Any:
+        """Before pydantic looks, because of a union it would say twice what is wrong."""
+        listed = seeds if isinstance(seeds, list) else [seeds]
+        if not listed or any(type(seed) is not int or seed < 0 for seed in listed) or seeds == 0:
+            raise ValueError(f"{shown(seeds)} should be how many, at least 1, or which, a list such as [0, 1, 2]")
+        twice = [seed for seed in listed if listed.count(seed) > 1]
+        if twice:
+            raise ValueError(f"seed {twice[0]} is given twice")
+        return seeds

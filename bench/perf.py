@@ -49,7 +49,7 @@ def bare_loop(answer: Any, epochs: int) -> None:
     images, labels = load_digits(return_X_y=True)
     x = torch.tensor(images, dtype=torch.float32)
     x, y = (x - x[:900].mean()) / x[:900].std(), torch.tensor(labels)
-    splits = (slice(900, 1000), slice(1000, 1797))
+    splits = (torch.arange(900, 1000), torch.arange(1000, 1797))
     started = time.perf_counter()
     model = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 64), nn.ReLU(), nn.Linear(64, 10))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
@@ -57,7 +57,7 @@ def bare_loop(answer: Any, epochs: int) -> None:
     rng = np.random.default_rng(0)
     for _ in range(epochs):
         model.train()
-        for rows in torch.randperm(900).split(64):
+        for rows in torch.split(torch.randperm(900), 64):
             batch, targets = x[rows], y[rows]
             lam, perm = rng.beta(1, 1), torch.randperm(len(rows))
             logits = model(lam * batch + (1 - lam) * batch[perm])

@@ -27,6 +27,9 @@ matrix:
 """
 
 
+Bench = Callable[..., subprocess.CompletedProcess[str]]
+
+
 @pytest.fixture
 def tiny_suite(tmp_path: Path) -> Path:
     """Eight trials of well under a second."""
@@ -35,29 +38,51 @@ def tiny_suite(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def bench_environment() -> dict[str, str]:
     """This environment without what would send a test's results elsewhere."""
     hidden = ("BENCH_RESULTS", "BENCH_DATA", "MLFLOW_TRACKING_URI")
     return {name: value for name, value in os.environ.items() if name not in hidden}
 
 
+@pytest.fixture(scope="session")
+def make_bench(bench_environment: dict[str, str]) -> Callable[[Path], Bench]:
+    """The real command line in a given folder, as `make_bench(folder)("run", suite, ...)`."""
+
+    def bench_in(folder: Path) -> Bench:
+        def run(*arguments: object, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+            return subprocess.run(
+                [sys.executable, "-m", "bench", *map(str, arguments)],
+                cwd=folder,
+                env=bench_environment | (env or {}),
+                capture_output=True,
+                text=True,
+                timeout=200,
+                check=False,
+            )
+
+        return run
+
+    return bench_in
+
+
 @pytest.fixture
-def bench(tmp_path: Path, bench_environment: dict[str, str]) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """The real command line, in a folder of its own, as `bench("run", suite, ...)`."""
+def bench(make_bench: Callable[[Path], Bench], tmp_path: Path) -> Bench:
+    """The real command line in this test's own folder."""
+    return make_bench(tmp_path)
 
-    def run(*arguments: object, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "bench", *map(str, arguments)],
-            cwd=tmp_path,
-            env=bench_environment | (env or {}),
-            capture_output=True,
-            text=True,
-            timeout=200,
-            check=False,
-        )
 
-    return run
+@pytest.fixture(scope="module")
+def finished(make_bench: Callable[[Path], Bench], tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    """The tiny suite after `bench run`, once for all tests of a module that leave it as it is.
+
+    What the run printed, and the folder that holds tiny.yaml, results and reports.
+    """
+    folder = tmp_path_factory.mktemp("finished")
+    (folder / "tiny.yaml").write_text(TINY)
+    result = make_bench(folder)("run", "tiny.yaml")
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout, folder
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,19 +1,12 @@
 """The command line as a user meets it: every command, its errors and its exit status."""
 
 import json
+import shutil
 import time
 
 import pytest
 
 from bench.results.store import Store
-
-
-@pytest.fixture
-def finished(bench, tiny_suite):
-    """A tiny suite that has run, without MLflow and report."""
-    result = bench("run", tiny_suite, "--no-mlflow", "--no-report")
-    assert result.returncode == 0, result.stderr
-    return tiny_suite
 
 
 def test_help_is_quick(bench):
@@ -53,7 +46,9 @@ def test_list_names_a_broken_suite_and_shows_the_others(bench, tiny_suite, tmp_p
 
 
 def test_plan_tells_cost_and_what_the_seeds_can_show(bench, tiny_suite):
-    text = tiny_suite.read_text().replace("alpha: 1}", "alpha: [0.1, 0.2, 0.5, 1, 2, 4]}").replace("seeds: 2", "seeds: 6")
+    text = (
+        tiny_suite.read_text().replace("alpha: 1}", "alpha: [0.1, 0.2, 0.5, 1, 2, 4]}").replace("seeds: 2", "seeds: 6")
+    )
     tiny_suite.write_text(text)
     result = bench("plan", tiny_suite)
     assert result.returncode == 0, result.stderr
@@ -64,31 +59,40 @@ def test_plan_tells_cost_and_what_the_seeds_can_show(bench, tiny_suite):
     assert "disk      " in result.stdout
 
 
-def test_plan_shows_what_is_done(bench, finished):
-    result = bench("plan", finished, "--trials")
+def test_plan_shows_what_is_done(finished, make_bench):
+    bench = make_bench(finished[1])
+    result = bench("plan", "tiny.yaml", "--trials")
     assert "8 done, 0 to run" in result.stdout
     assert result.stdout.count("  completed  ") == 8
-    more = bench("plan", finished, "--set", "seeds=3")
+    more = bench("plan", "tiny.yaml", "--set", "seeds=3")
     assert "12 trials (2 cells, 2 arms, 3 seeds), 8 done, 4 to run" in more.stdout
     assert "from trials that finished here" in more.stdout
 
 
-def test_status(bench, finished):
-    result = bench("status", finished)
+def test_status(finished, make_bench):
+    result = make_bench(finished[1])("status", "tiny.yaml")
     assert result.returncode == 0
     assert "8 completed" in result.stdout
 
 
-def test_failures_give_exit_status_1_and_show_why(bench, tiny_suite):
-    options = ("--set", "model={name: lenet}", "--set", "seeds=1", "--set", "methods=[erm]", "--no-mlflow", "--no-report")
+def test_a_network_that_cannot_take_the_images_is_refused_before_training(bench, tiny_suite):
+    options = (
+        "--set",
+        "model={name: lenet}",
+        "--set",
+        "seeds=1",
+        "--set",
+        "methods=[erm]",
+        "--no-mlflow",
+        "--no-report",
+    )
     result = bench("run", tiny_suite, *options)
-    # the network cannot take these images, and the plan finds that out before anything trains
     assert result.returncode == 2
     assert "lenet needs images of at least 28x28" in result.stderr
 
 
-def test_trial_shows_one_and_reruns_it_to_the_same_bits(bench, finished, tmp_path):
-    trial_id = Store(tmp_path / "results").trial_ids()[0]
+def test_trial_shows_one_and_reruns_it_to_the_same_bits(finished, make_bench):
+    bench, trial_id = make_bench(finished[1]), Store(finished[1] / "results").trial_ids()[0]
     result = bench("trial", trial_id[:8])
     assert result.returncode == 0
     assert trial_id in result.stdout
@@ -100,12 +104,14 @@ def test_trial_shows_one_and_reruns_it_to_the_same_bits(bench, finished, tmp_pat
     assert "equal the stored ones to the last bit" in again.stdout
 
 
-def test_a_rerun_that_differs_says_so(bench, finished, tmp_path):
-    folder = Store(tmp_path / "results").trial(Store(tmp_path / "results").trial_ids()[0])
+def test_a_rerun_that_differs_says_so(finished, make_bench, tmp_path):
+    shutil.copytree(finished[1] / "results", tmp_path / "results")
+    store = Store(tmp_path / "results")
+    folder = store.trial(store.trial_ids()[0])
     final = folder.final()
     final["metrics"]["test_error_last"] += 0.01
     folder.write_final(final)
-    result = bench("trial", folder.trial_id, "--rerun")
+    result = make_bench(tmp_path)("trial", folder.trial_id, "--rerun")
     assert result.returncode == 1
     assert "differs: test_error_last" in result.stdout
 

@@ -9,45 +9,40 @@ import pytest
 from bench.results.store import Store
 
 
-@pytest.fixture
-def finished(bench, tiny_suite):
-    result = bench("run", tiny_suite)
-    assert result.returncode == 0, result.stdout + result.stderr
-    return result
-
-
 def runs_in_mlflow(tmp_path) -> list[tuple[str, str]]:
     with sqlite3.connect(tmp_path / "results" / "mlflow.db") as database:
         query = "SELECT run_uuid, value FROM tags WHERE key = 'trial_id'"
         return database.execute(query).fetchall()
 
 
-def test_from_yaml_to_report_and_mlflow(finished, tmp_path):
-    assert "8/8 done" in finished.stdout
-    assert "mixup alpha=1" in finished.stdout
-    page = tmp_path / "reports" / "out" / "tiny" / "report.html"
-    assert str(page) in finished.stdout
-    assert "compareRunsMode=CHART" in finished.stdout
+def test_from_yaml_to_report_and_mlflow(finished):
+    printed, folder = finished
+    assert "8/8 done" in printed
+    assert "mixup alpha=1" in printed
+    page = folder / "reports" / "out" / "tiny" / "report.html"
+    assert str(page) in printed
+    assert "compareRunsMode=CHART" in printed
     text = page.read_text()
     assert "Does a tiny suite run?" in text
-    for outside in ('src="http', "href=\"http", "url(http", "<script src", "<link "):
+    for outside in ('src="http', 'href="http', "url(http", "<script src", "<link "):
         assert outside not in text, "the page asks for something outside of itself"
     for figure in ("differences", "learning_curves", "reliability"):
         assert (page.parent / "figures" / f"{figure}.png").stat().st_size > 5000
         assert (page.parent / "figures" / f"{figure}.pdf").read_bytes().startswith(b"%PDF")
-    assert len(runs_in_mlflow(tmp_path)) == 8
-    assert len({trial for _, trial in runs_in_mlflow(tmp_path)}) == 8
+    assert len(runs_in_mlflow(folder)) == 8
+    assert len({trial for _, trial in runs_in_mlflow(folder)}) == 8
 
 
-def test_the_table_is_what_the_trials_found(finished, tmp_path):
+def test_the_table_is_what_the_trials_found(finished):
     """The paired difference in comparison.csv, computed again from the result store by hand."""
-    store = Store(tmp_path / "results")
+    _, folder = finished
+    store = Store(folder / "results")
     error = {}
     for trial_id in store.trial_ids():
         trial = store.trial(trial_id).record()["trial"]
         key = (trial["label_noise"]["rate"], trial["method"]["name"], trial["seed"])
         error[key] = store.trial(trial_id).final()["metrics"]["test_error_last"]
-    with (tmp_path / "reports" / "out" / "tiny" / "comparison.csv").open() as file:
+    with (folder / "reports" / "out" / "tiny" / "comparison.csv").open() as file:
         rows = list(csv.DictReader(file))
     compared = [row for row in rows if row["arm"] == "mixup alpha=1"]
     assert len(compared) == 2
@@ -56,14 +51,15 @@ def test_the_table_is_what_the_trials_found(finished, tmp_path):
         assert float(row["difference"]) == pytest.approx(by_hand)
 
 
-def test_the_same_command_again_trains_and_publishes_nothing_twice(finished, bench, tiny_suite, tmp_path):
-    before = runs_in_mlflow(tmp_path)
-    again = bench("run", tiny_suite)
+def test_the_same_command_again_trains_and_publishes_nothing_twice(finished, make_bench):
+    _, folder = finished
+    before = runs_in_mlflow(folder)
+    again = make_bench(folder)("run", "tiny.yaml")
     assert again.returncode == 0, again.stderr
     assert "8 done" in again.stdout
-    assert sorted(runs_in_mlflow(tmp_path)) == sorted(before)
-    assert bench("publish", tiny_suite).returncode == 0
-    assert sorted(runs_in_mlflow(tmp_path)) == sorted(before)
+    assert sorted(runs_in_mlflow(folder)) == sorted(before)
+    assert make_bench(folder)("publish", "tiny.yaml").returncode == 0
+    assert sorted(runs_in_mlflow(folder)) == sorted(before)
 
 
 def test_publish_catches_up_after_a_run_without_mlflow(bench, tiny_suite, tmp_path):

@@ -11,8 +11,9 @@ import os
 import timm  # noqa: F401  (the point is that it is imported)
 import torch
 
-import bench.execution.worker  # noqa: F401
+from bench.execution.worker import versions
 
+versions()  # read once: every process finds them in the cache
 torch.set_num_threads(1)  # no thread may exist when the forkserver forks
 torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
 gc.freeze()  # a collection in a trial's process would otherwise touch, and so copy, every page that it shares

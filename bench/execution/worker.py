@@ -97,7 +97,7 @@ def _train_and_write(task: Task, trial: Trial, folder: TrialFolder, stop_request
         "host": socket.gethostname(),
         "device": device.type,
         "threads": trial.training.threads,
-        "versions": _versions(),
+        "versions": versions(),
         "hardware": _hardware(device),
     }
     folder.append("started", attempt=task.attempt, pid=os.getpid(), **provenance)
@@ -198,7 +198,8 @@ def _weights(trained: Trained) -> bytes:
 
 
 @cache
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """What could move the numbers of a trial, by package."""
     names = ("mixup-bench", "torch", "torchvision", "timm", "numpy")
     return {"python": platform.python_version(), **{name: version(name) for name in names}}
 

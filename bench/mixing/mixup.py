@@ -10,6 +10,7 @@ from bench.mixing.method import Method
 
 if TYPE_CHECKING:
     import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor, nn
 
 
@@ -49,42 +50,44 @@ class Mixup(Method):
     def training_loss(self, model: nn.Module, x: Tensor, y: Tensor, *, rng: np.random.Generator) -> Tensor:
         import torch
 
-        lam = torch.from_numpy(self.draw_lam(rng, len(x))).to(x.device, x.dtype, non_blocking=True)
+        drawn = self.draw_lam(rng, len(x))
+        lam = drawn if isinstance(drawn, float) else torch.from_numpy(drawn).to(x.device, x.dtype, non_blocking=True)
         perm = torch.from_numpy(rng.permutation(len(x))).to(x.device, non_blocking=True)
         logits = model(mix_inputs(x, lam, perm))
         if self.labels == "unmixed":
             return torch.nn.functional.cross_entropy(logits, y)
-        return mixed_cross_entropy(logits, y, y[perm], lam)
+        return mixed_cross_entropy(logits, y, y.index_select(0, perm), lam)
 
-    def draw_lam(self, rng: np.random.Generator, batch_size: int) -> np.ndarray:
-        """lam, the weight of the unpermuted sample: float32 (1,) for one per batch, or (B,) for one per sample."""
-        import numpy as np
-
-        size = batch_size if self.lam_per == "sample" and self.alpha else 1
+    def draw_lam(self, rng: np.random.Generator, batch_size: int) -> float | NDArray[np.float64]:
+        """lam, the weight of the unpermuted sample: one number per batch, or (B,) float64, one per sample."""
         if self.lam is not None:
-            return np.full(size, self.lam, dtype=np.float32)
+            return self.lam
         if not self.alpha:
-            return np.ones(size, dtype=np.float32)
-        return rng.beta(self.alpha, self.alpha, size).astype(np.float32)
+            return 1.0
+        return rng.beta(self.alpha, self.alpha, batch_size if self.lam_per == "sample" else None)
 
 
-def mix_inputs(x: Tensor, lam: Tensor, perm: Tensor) -> Tensor:
-    """lam * x + (1 - lam) * x[perm].  x: (B, ...).  lam: (1,) or (B,).  perm: (B,) int64.  Exactly x where lam is 1."""
+def mix_inputs(x: Tensor, lam: float | Tensor, perm: Tensor) -> Tensor:
+    """lam * x + (1 - lam) * x[perm]; exactly x where lam is 1.
+
+    x: (B, ...).  lam: a number, or (B,) of x's dtype.  perm: (B,) int64.
+    """
     import torch
 
-    return torch.lerp(x[perm], x, lam.view(-1, *[1] * (x.ndim - 1)))
+    weight = lam if isinstance(lam, float) else lam.view(-1, *[1] * (x.ndim - 1))
+    return torch.lerp(x.index_select(0, perm), x, weight)
 
 
-def mixed_cross_entropy(logits: Tensor, y_a: Tensor, y_b: Tensor, lam: Tensor) -> Tensor:
+def mixed_cross_entropy(logits: Tensor, y_a: Tensor, y_b: Tensor, lam: float | Tensor) -> Tensor:
     """Cross-entropy against the label distribution lam * onehot(y_a) + (1 - lam) * onehot(y_b), batch mean, nats.
 
-    logits: (B, K).  y_a, y_b: (B,) int64.  lam: (1,) or (B,).  Equal to rounding to the soft-label cross-entropy and
-    without its one-hot tensor.
+    logits: (B, K).  y_a, y_b: (B,) int64.  lam: a number, or (B,).  Equal to rounding to the soft-label cross-entropy
+    and without its one-hot tensor.
     """
     from torch.nn.functional import cross_entropy
 
-    if len(lam) == 1:  # means first: at lam = 1 this is ERM's loss bit for bit
-        return (lam * cross_entropy(logits, y_a) + (1 - lam) * cross_entropy(logits, y_b)).squeeze()
+    if isinstance(lam, float):  # means first: at lam = 1 this is ERM's loss bit for bit
+        return lam * cross_entropy(logits, y_a) + (1 - lam) * cross_entropy(logits, y_b)
     losses_a = cross_entropy(logits, y_a, reduction="none")
     losses_b = cross_entropy(logits, y_b, reduction="none")
     return (lam * losses_a + (1 - lam) * losses_b).mean()

@@ -26,16 +26,17 @@ from bench.plan.trial import Trial
 from bench.results.store import read_json, write_json
 
 Answer = dict[str, Any]
-"""What the probe says of a network: its params and forward_flops; or what is wrong, and the nearest valid names."""
+"""What the probe says of a network: a Network's fields, or what is wrong and the nearest valid names."""
 
 _SHIPPED = files("bench.plan").joinpath("networks.json")
 
 
 @dataclass(frozen=True)
 class Network:
-    """A network's size. forward_flops: per image, two for each multiply-accumulate."""
+    """A network's size. tensors: that hold its params.  forward_flops: per image, two for each multiply-accumulate."""
 
     params: int
+    tensors: int
     forward_flops: int
 
 

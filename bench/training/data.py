@@ -107,12 +107,12 @@ class Epoch:
     def batch(self, data: TrialData, rows: slice) -> tuple[Tensor, Tensor]:
         """The augmented, normalised images (B, C, H, W) and labels (B,) of one step."""
         index = self.order[rows]
-        x = data.images[index]
+        x = data.images.index_select(0, index)
         if self.offsets is not None:
             x = crop(x, self.offsets[rows], padding=self.padding)
         if self.flips is not None:
             x = flip(x, self.flips[rows])
-        return data.normalised(x), data.labels[index]
+        return data.normalised(x), data.labels.index_select(0, index)
 
 
 def draw_epoch(trial: Trial, data: TrialData, epoch: int) -> Epoch:

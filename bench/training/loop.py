@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,7 +99,7 @@ def train(
             for group in optimizer.param_groups:
                 group["lr"] = lr
             x, y = draws.batch(data, slice(step * batch_size, (step + 1) * batch_size))
-            with torch.autocast(device.type, torch.bfloat16, enabled=training.precision == "bf16"):
+            with _autocast(trial, device):
                 loss = trial.method.training_loss(model, x.contiguous(memory_format=memory_format), y, rng=mixing)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
@@ -148,7 +149,7 @@ def predict(model: nn.Module, data: TrialData, images: Tensor, index: Tensor | N
     for start in range(0, n, EVALUATION_BATCH):
         rows = slice(start, start + EVALUATION_BATCH)
         x = data.normalised(images[rows] if index is None else images[index[rows]])
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=trial.training.precision == "bf16"):
+        with _autocast(trial, x.device):
             logits.append(model(x.contiguous(memory_format=memory_format)).float())
     return torch.cat(logits) if logits else torch.empty(0, data.num_classes, device=images.device)
 
@@ -157,6 +158,10 @@ def _errors(split: str, logits: Tensor, labels: Tensor) -> Json:
     if not len(labels):
         return {}
     return {f"{split}_error": top1_error(logits, labels), f"{split}_nll": nll(logits, labels)}
+
+
+def _autocast(trial: Trial, device: torch.device) -> AbstractContextManager[object]:
+    return torch.autocast(device.type, torch.bfloat16) if trial.training.precision == "bf16" else nullcontext()
 
 
 def _seed_torch(seed: int, device: torch.device) -> None:

@@ -25,7 +25,7 @@ SLOTS = [Slot("CPU 0"), Slot("CPU 1")]
 class Watcher:
     """Calls `act` with every state it is shown."""
 
-    def __init__(self, act=lambda state: None):
+    def __init__(self, act=lambda _: None):
         self.act = act
 
     def update(self, state):
@@ -34,7 +34,7 @@ class Watcher:
 
 @pytest.fixture
 def run(tiny_suite, tmp_path):
-    def run_plan(*overrides, act=lambda state: None, results="results", checkpoint_epochs=None, slots=SLOTS):
+    def run_plan(*overrides, act=lambda _: None, results="results", checkpoint_epochs=None, slots=SLOTS):
         plan = make_plan(load_suite(tiny_suite, overrides=overrides))
         store = Store(tmp_path / results)
         settings = local.Settings(
@@ -93,7 +93,9 @@ def test_a_run_leaves_everything_behind(run):
         assert 0 < final["peak_rss_bytes"] < 1e9
         noisy = planned.trial.label_noise.rate > 0
         assert ("train_error_wrong_labels" in final["metrics"]) == noisy
-        assert 0.3 < final["data"]["label_noise_realised"] < 0.42 if noisy else final["data"]["label_noise_realised"] == 0
+        assert (
+            0.3 < final["data"]["label_noise_realised"] < 0.42 if noisy else final["data"]["label_noise_realised"] == 0
+        )
 
 
 def test_the_errors_are_those_of_the_kept_logits(run):
@@ -131,7 +133,7 @@ def test_kept_weights_give_the_kept_logits(run):
 
 
 def test_a_second_run_trains_nothing(run):
-    plan, store, _ = run()
+    _, store, _ = run()
     before = {i: (store.trial(i).path / "final.json").stat().st_mtime_ns for i in store.trial_ids()}
     _, _, state = run()
     assert (state.done, state.skipped) == (8, 8)
@@ -172,7 +174,7 @@ def test_a_trial_killed_twice_is_a_failure_and_others_do_not_notice(run):
             if attempt.planned.trial_id == victim[0]:
                 os.kill(attempt.process.pid, signal.SIGKILL)
 
-    plan, store, state = run(*LONG, act=kill_the_first)
+    _, store, state = run(*LONG, act=kill_the_first)
     assert state.done == 1
     assert [(planned.trial_id, reason) for planned, reason in state.failed] == [(victim[0], "killed by SIGKILL")]
     folder = store.trial(victim[0])
@@ -206,7 +208,7 @@ def test_a_diverged_trial_is_finished_and_not_tried_again(run):
 def test_a_data_set_that_cannot_be_had_stops_before_training(run, tmp_path):
     (tmp_path / "birds").mkdir()
     (tmp_path / "data" / "mnist").mkdir(parents=True)
-    with pytest.raises(local.DataUnavailable, match="mnist|MNIST"):
+    with pytest.raises(local.DataUnavailable, match=r"mnist|MNIST"):
         run("dataset.name=mnist", "seeds=1")
 
 
@@ -289,3 +291,21 @@ def test_workers_end_when_their_supervisor_is_killed(start_run, tmp_path):
     assert folders
     assert all(folder.status() == "interrupted" for folder in folders)
     assert all(folder.checkpoint.exists() for folder in folders), "they wrote a checkpoint before they ended"
+
+
+def test_a_failed_trial_gives_exit_status_1_and_says_why(start_run, tmp_path):
+    """The process of the only trial is killed, and so is that of its second attempt."""
+    process = start_run("training.epochs=20000", "seeds=1", "methods=[erm]", "matrix.label_noise=[{rate: 0}]")
+    store = Store(tmp_path / "results")
+
+    def started() -> list[int]:
+        events = [event for i in store.trial_ids() for event in store.trial(i).events()[0]]
+        return [event["pid"] for event in events if event["event"] == "started"]
+
+    for attempt in (1, 2):
+        wait_for(lambda attempt=attempt: len(started()) == attempt)
+        os.kill(started()[-1], signal.SIGKILL)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "killed by SIGKILL" in output
+    assert f"bench trial {store.trial_ids()[0][:8]}" in output

@@ -17,6 +17,7 @@ from bench.models.probe import probe
 def test_mlp_by_hand() -> None:
     assert probe("mlp", {}, input_shape=(1, 28, 28), num_classes=10) == {
         "params": 109_386,
+        "tensors": 6,
         "forward_flops": 2 * (784 * 128 + 128 * 64 + 64 * 10),
     }
 
@@ -26,13 +27,14 @@ def test_lenet_by_hand() -> None:
     linears = 400 * 120 + 120 * 84 + 84 * 10
     assert probe("lenet", {}, input_shape=(1, 28, 28), num_classes=10) == {
         "params": 61_706,
+        "tensors": 10,
         "forward_flops": 2 * (convolutions + linears),
     }
 
 
 def test_args_count() -> None:
     small = probe("mlp", {"hidden": [8]}, input_shape=(1, 8, 8), num_classes=10)
-    assert small == {"params": 65 * 8 + 9 * 10, "forward_flops": 2 * (64 * 8 + 8 * 10)}
+    assert small == {"params": 65 * 8 + 9 * 10, "tensors": 4, "forward_flops": 2 * (64 * 8 + 8 * 10)}
 
 
 @pytest.mark.parametrize(

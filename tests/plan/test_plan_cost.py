@@ -24,15 +24,15 @@ methods: [erm, mixup]
 matrix: {model: [mlp, lenet]}
 """
 
-MLP = Network(params=20_000, forward_flops=1_000_000)
-LENET = Network(params=60_000, forward_flops=4_000_000)
+MLP = Network(params=20_000, tensors=2, forward_flops=1_000_000)
+LENET = Network(params=60_000, tensors=2, forward_flops=4_000_000)
 
 
 @pytest.fixture
 def rates(monkeypatch: pytest.MonkeyPatch) -> None:
     """Round numbers instead of this machine's."""
     monkeypatch.setattr(cost, "START_SECONDS", 0.5)
-    monkeypatch.setattr(cost, "STEP_SECONDS", 0.01)
+    monkeypatch.setattr(cost, "TENSOR_SECONDS", 0.005)
     monkeypatch.setattr(cost, "CORE_FLOPS", 1e9)
     monkeypatch.setattr(cost, "GPU_FLOPS", 1e12)
 

@@ -56,7 +56,7 @@ def serve(database: Path, port: int, tmp_path: Path) -> Iterator[Callable[[], su
         deadline = time.monotonic() + 60
         while True:
             assert process.poll() is None, (tmp_path / "server.log").read_text()
-            assert time.monotonic() < deadline
+            assert time.monotonic() < deadline, (tmp_path / "server.log").read_text()
             with contextlib.suppress(urllib.error.URLError, OSError):
                 urllib.request.urlopen(f"{server.url}/health", timeout=1).close()
                 return process

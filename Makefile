@@ -31,7 +31,7 @@ smoke: $(INSTALLED)  ## run the smallest suite, about 20 seconds
 	$(BIN)/bench run smoke $(OPTIONS) $(ARGS)
 
 test: $(INSTALLED)  ## run the tests
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 lint: $(INSTALLED)  ## check style and types
 	$(BIN)/ruff check .
@@ -48,4 +48,4 @@ perf: $(INSTALLED)  ## measure a trial against a bare PyTorch loop
 	$(BIN)/python -m bench.perf $(ARGS)
 
 clean:  ## delete results, reports and caches, but not the environment
-	rm -rf results reports/out .pytest_cache .mypy_cache .ruff_cache
+	rm -rf results reports/out .hypothesis .pytest_cache .mypy_cache .ruff_cache

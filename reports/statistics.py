@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -233,8 +234,7 @@ def sign_flip_p(differences: ArrayLike) -> float:
         right = np.sort(_signed_sums(values[len(values) // 2 :]))
         below = np.searchsorted(right, threshold - left, side="left").sum()
         return float(2 * (len(left) * len(right) - below) / 2 ** len(values))
-    signs = np.random.default_rng(0).choice(np.array([-1.0, 1.0]), size=(MONTE_CARLO_DRAWS, len(values)))
-    extreme = np.count_nonzero(np.abs(signs @ values) >= threshold)
+    extreme = np.count_nonzero(np.abs(_drawn_signs(len(values)) @ values) >= threshold)
     return float((1 + extreme) / (1 + MONTE_CARLO_DRAWS))
 
 
@@ -271,6 +271,12 @@ def seeds_for_power(effect: float, *, level: float, power: float = POWER) -> int
         middle = (low + high) // 2
         low, high = (low, middle) if reached(middle) else (middle, high)
     return high
+
+
+@lru_cache(maxsize=1)
+def _drawn_signs(n: int) -> NDArray[np.float64]:
+    """(99,999, n) of -1 and 1, always the same: the comparisons of a family share their n as a rule."""
+    return np.random.default_rng(0).choice(np.array([-1.0, 1.0]), size=(MONTE_CARLO_DRAWS, n))
 
 
 def _signed_sums(values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -39,7 +39,7 @@ lint: $(INSTALLED)  ## check style and types
 	$(BIN)/mypy
 
 report: $(INSTALLED)  ## render the report of a suite from whatever has finished
-	$(BIN)/bench report $(SUITE) $(if $(SEEDS),--set 'seeds=$(SEEDS)') $(ARGS)
+	$(BIN)/bench report $(SUITE) $(if $(SEEDS),--seeds '$(SEEDS)') $(ARGS)
 
 ui: $(INSTALLED)  ## serve MLflow's pages on 127.0.0.1
 	$(BIN)/bench ui $(ARGS)

@@ -28,6 +28,8 @@ EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 SUITES = Path("suites")
 REPORTS_OUT = Path("reports/out")
 UI_PORT = 5000
+SEEDS = "bench.seeds"
+"""Where the context keeps --seeds."""
 
 
 class Cli(click.Group):
@@ -52,7 +54,7 @@ def main() -> None:
 
 
 def _suite_options(command: Callable[..., None]) -> Callable[..., None]:
-    """SUITE, --set and --results: what every command on a suite takes."""
+    """SUITE, --set, --seeds and --results: what every command on a suite takes."""
     for decorate in (
         click.option(
             "--results",
@@ -62,6 +64,13 @@ def _suite_options(command: Callable[..., None]) -> Callable[..., None]:
             help="Results folder (BENCH_RESULTS).  [default: ./results]",
         ),
         click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="training.epochs=2, seeds=3, ..."),
+        click.option(
+            "--seeds",
+            metavar="N",
+            expose_value=False,
+            callback=lambda context, _, value: context.meta.update({SEEDS: value}),
+            help="As --set seeds=N: how many, or which: [0,1,2].",
+        ),
         click.argument("suite"),
     ):
         command = decorate(command)
@@ -125,7 +134,6 @@ def plan(
 @_suite_options
 @_machine_options
 @_data_option
-@click.option("--seeds", metavar="N", help="As --set seeds=N: how many, or which: [0,1,2].")
 @click.option("--checkpoint-seconds", default=60.0, show_default=True, type=click.FloatRange(min=0))
 @click.option("--checkpoint-epochs", type=click.IntRange(min=1), help="Save after so many epochs, too.")
 @click.option("--no-mlflow", is_flag=True, help="Do not publish; `bench publish` can do it later.")
@@ -137,7 +145,6 @@ def run(
     devices: str,
     jobs: int | None,
     data_root: Path | None,
-    seeds: str | None,
     checkpoint_seconds: float,
     checkpoint_epochs: int | None,
     no_mlflow: bool,
@@ -153,7 +160,7 @@ def run(
     from bench.progress import watch
     from bench.training.policy import CheckpointPolicy
 
-    plan, store = _plan(suite, (*overrides, *([f"seeds={seeds}"] if seeds else [])), results)
+    plan, store = _plan(suite, overrides, results)
     found = _survey(plan, store, devices=devices, jobs=jobs)
     click.echo(f"{plan.suite.name}: {plan.suite.question}\n{found.headline}")
     settings = local.Settings(
@@ -163,15 +170,16 @@ def run(
         keep_weights=found.keep_weights,
         estimates=found.seconds_by_trial,
     )
-    with _publishing(plan, store, enabled=not no_mlflow) as publish_report:
+    with _publishing(plan, store, enabled=not no_mlflow) as finish:
         with watch(Console(), arms=plan.arms) as watcher:
             state = local.run(plan, store, settings, watcher)
-        for line in _outcome_lines(state):
+        for line in _outcome_lines(state, store):
             click.echo(line)
-        if not no_report:
-            rendered = _render(plan, store, None)
-            click.echo(f"\n{rendered.table_text}\n\nreport  {rendered.html.absolute()}")
-            publish_report(rendered)
+        if not state.interrupted:
+            rendered = None if no_report else _render(plan, store, None)
+            if rendered:
+                click.echo(f"\n{rendered.table_text}\n\nreport  {rendered.html.absolute()}")
+            finish(rendered)
     if state.interrupted:
         sys.exit(EXIT_INTERRUPTED)
     if state.failed:
@@ -292,11 +300,22 @@ def doctor(results: Path, data_root: Path | None) -> None:
 
 
 def _plan(suite: str, overrides: tuple[str, ...], results: Path) -> tuple[Plan, Store]:
+    """The plan of a suite; overrides that change no trial are dropped, so that it is the suite as it is written."""
     from bench.plan.plan import make_plan
     from bench.plan.suite import load_suite
     from bench.results.store import Store
 
-    return make_plan(load_suite(_suite_path(suite), overrides=overrides)), Store(results.absolute())
+    seeds = click.get_current_context().meta.get(SEEDS)
+    overrides = (*overrides, *([f"seeds={seeds}"] if seeds else []))
+    path = _suite_path(suite)
+    plan = make_plan(load_suite(path, overrides=overrides))
+    if overrides:
+        try:
+            written = make_plan(load_suite(path))
+        except UserError:  # only with its overrides can it run
+            written = plan
+        plan = written if written.plan_id == plan.plan_id else plan
+    return plan, Store(results.absolute())
 
 
 def _suite_path(suite: str) -> Path:
@@ -330,22 +349,26 @@ def _data_paths(store: Store, data_root: Path | None) -> DataPaths:
     return DataPaths((data_root or store.root / "data").absolute(), store.cache / "data")
 
 
-def _outcome_lines(state: RunState) -> Iterator[str]:
+def _outcome_lines(state: RunState, store: Store) -> Iterator[str]:
     """How a run ended: what failed and why, what diverged, how to go on."""
     from bench.execution.local import trial_name
 
     for planned, reason in state.failed:
         yield f"failed    {planned.trial_id}  {trial_name(planned)}: {reason}  (bench trial {planned.trial_id[:8]})"
     for planned in state.diverged:
-        yield f"diverged  {planned.trial_id}  {trial_name(planned)}"
+        place = (store.trial(planned.trial_id).final() or {}).get("diverged") or {}
+        where = f"loss not finite in epoch {place.get('epoch')}, step {place.get('step')}"
+        yield f"diverged  {planned.trial_id}  {trial_name(planned)}: {where}; a lower lr may help"
     if state.interrupted:
         yield f"stopped with {state.done} of {state.planned} trials done; the same command goes on from here"
 
 
 def _render(plan: Plan, store: Store, out: Path | None) -> Report:
+    """Into the suite's own folder; with overrides into another, lest a trial run replace the whole report."""
     from reports import render
 
-    return render(plan, store, out or REPORTS_OUT / plan.suite.name)
+    name = f"{plan.suite.name}-{plan.plan_id}" if plan.overrides else plan.suite.name
+    return render(plan, store, out or REPORTS_OUT / name)
 
 
 def _files(report: Report) -> list[Path]:
@@ -355,10 +378,11 @@ def _files(report: Report) -> list[Path]:
 
 
 @contextmanager
-def _publishing(plan: Plan, store: Store, *, enabled: bool) -> Iterator[Callable[[Report], None]]:
-    """Mirror the trials into MLflow while the block runs; gives the function that publishes the report.
+def _publishing(plan: Plan, store: Store, *, enabled: bool) -> Iterator[Callable[[Report | None], None]]:
+    """Mirror the trials into MLflow while the block runs; gives the function that brings it to an end.
 
-    MLflow being away is said, and stops nothing.
+    MLflow being away is said, and stops nothing. A block that ends without calling the function, because of Ctrl-C or
+    an error, does not wait for MLflow: `bench publish` catches up.
     """
     if not enabled:
         yield lambda _: None
@@ -368,20 +392,26 @@ def _publishing(plan: Plan, store: Store, *, enabled: bool) -> Iterator[Callable
     uri = default_tracking_uri(store)
     publisher = Publisher(store, plan, tracking_uri=uri, experiment=plan.suite.name)
     thread = PublisherThread(publisher)
-    thread.start()
-    reports: list[Report] = []
-    try:
-        yield reports.append
-    finally:
+
+    def finish(report: Report | None) -> None:
         outcome = thread.stop()
-        if reports and not outcome.is_behind:
-            outcome = publisher.publish_report(_files(reports[-1]), verdicts=reports[-1].verdicts)
-        publisher.close()
-        outcome = outcome if outcome.is_behind else publisher.prepare()  # there is a page to link to, if an empty one
+        if report and not outcome.is_behind:
+            outcome = publisher.publish_report(_files(report), verdicts=report.verdicts)
+        if not outcome.is_behind:
+            outcome = publisher.prepare()  # there is a page to link to, if an empty one
+        for note in outcome.notes:
+            click.echo(f"MLflow  {note}")
         if outcome.is_behind or outcome.error:
             click.echo(f"MLflow  {uri} is behind ({outcome.error}); `bench publish` catches up")
         else:
             click.echo(f"MLflow  {_mlflow_address(publisher)}")
+
+    thread.start()
+    try:
+        yield finish
+    finally:
+        thread.stop(timeout=3)
+        publisher.close()
 
 
 def _mlflow_address(publisher: Publisher) -> str:

@@ -91,6 +91,11 @@ def _torch() -> str:
 
     result = torch.nn.functional.cross_entropy(torch.zeros(1, 10), torch.tensor([3]))
     where = f"CUDA {torch.version.cuda}" if torch.cuda.is_available() else "CPU"
+    if visible_gpus() and not torch.cuda.is_available():
+        raise RuntimeError(
+            f"the driver has a GPU and torch {torch.__version__} cannot use it: run with --devices cpu, or install a "
+            f"torch build that fits the driver"
+        )
     assert abs(result.item() - 2.302585) < 1e-5, "cross-entropy gives a wrong number"
     return f"torch computes on the {where}"
 

@@ -16,6 +16,7 @@ from bench.execution.local import Attempt, RunState
 from bench.plan.cost import duration
 
 PLAIN_SECONDS = 10.0
+QUIET_SECONDS = 120.0
 
 
 class LivePanel:
@@ -56,7 +57,7 @@ class LivePanel:
 
 
 class PlainLines:
-    """One line whenever something ended, at most every ten seconds, for logs and pipes."""
+    """One line whenever something ended, at most every ten seconds, and every two minutes else: for logs and pipes."""
 
     def __init__(self, console: Console, *, arms: tuple[str, ...]) -> None:
         self._console, self._arms = console, arms
@@ -75,7 +76,8 @@ class PlainLines:
         ended = state.done + len(state.failed)
         now = time.monotonic()
         last = ended == state.planned or state.interrupted
-        if ended != self._printed_done and (last or now - self._printed_at >= PLAIN_SECONDS):
+        due = PLAIN_SECONDS if ended != self._printed_done else QUIET_SECONDS
+        if now - self._printed_at >= due or (last and ended != self._printed_done):
             self._printed_at, self._printed_done = now, ended
             errors = [f"{arm} {100 * mean(values):.2f} %" for arm in self._arms if (values := state.errors.get(arm))]
             self._print(f"{_counts(state)}" + (f" | {', '.join(errors)}" if errors else ""))

@@ -44,7 +44,7 @@ class Survey:
     @property
     def keep_weights(self) -> bool:
         choice = self.plan.suite.file.keep_weights
-        return choice == "always" or (choice == "auto" and self.cost.weight_bytes < KEPT_WEIGHT_BYTES)
+        return choice == "always" or (choice == "auto" and self.cost.suite_weight_bytes < KEPT_WEIGHT_BYTES)
 
     @property
     def seconds_by_trial(self) -> dict[str, float]:

@@ -356,10 +356,9 @@ def _interval_text(comparison: Comparison) -> str:
 
 
 def _forest_limits(shown: Sequence[Comparison]) -> tuple[float, float]:
-    """All means and intervals, but no interval more than twice as far from zero as the farthest mean."""
-    reach = 200 * max(max(abs(each.difference) for each in shown), 0.0025)
+    """All means and intervals, whole: an interval that is cut off looks like a narrow one."""
     ends = [100 * end for each in shown for end in (each.low, each.high, each.difference) if not math.isnan(end)]
-    low, high = max(-reach, min(*ends, 0.0)), min(reach, max(*ends, 0.0))
+    low, high = min(*ends, 0.0), max(*ends, 0.0)
     margin = 0.06 * (high - low) or 0.5
     return low - max(margin, 0.15 * (high - low) * (low > -margin)), high + max(
         margin, 0.15 * (high - low) * (high < margin)

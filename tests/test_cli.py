@@ -147,6 +147,18 @@ def test_doctor_ticks_everything_here(bench, tmp_path):
         assert word in result.stdout
 
 
+@pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="torch can use the GPU here")
+def test_doctor_says_when_torch_cannot_use_the_gpu(bench, tmp_path, bench_environment):
+    smi = tmp_path / "bin" / "nvidia-smi"
+    smi.parent.mkdir()
+    smi.write_text("#!/bin/sh\necho 0, GPU-aaaa1111, NVIDIA H200\n")
+    smi.chmod(0o755)
+    result = bench("doctor", env={"PATH": f"{smi.parent}:{bench_environment['PATH']}"})
+    assert result.returncode == 1
+    assert "✗ torch" in result.stdout
+    assert "cannot use it: run with --devices cpu" in result.stdout
+
+
 def test_doctor_says_what_is_wrong(bench, tmp_path):
     (tmp_path / "results").write_text("a file where a folder should be")
     result = bench("doctor")

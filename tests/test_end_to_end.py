@@ -117,3 +117,17 @@ def test_her_own_images_in_a_ten_line_suite(bench, tmp_path):
     again = bench("run", suite, "--no-mlflow")
     assert "6 done" in again.stdout, "a moved folder is the same data"
     assert Store(tmp_path / "results").trial_ids() == trials
+
+
+def test_a_run_with_overrides_has_a_report_of_its_own(finished, make_bench):
+    """And overrides that change nothing are none."""
+    _, folder = finished
+    bench, page = make_bench(folder), folder / "reports" / "out" / "tiny" / "report.html"
+    before = page.read_bytes()
+    other = bench("report", "tiny.yaml", "--seeds", "1")
+    assert other.returncode == 0, other.stderr
+    assert page.read_bytes() == before
+    assert "tiny-" in other.stdout
+    same = bench("report", "tiny.yaml", "--seeds", "2")
+    assert str(page) in same.stdout
+    assert "overridden" not in page.read_text()

@@ -71,14 +71,20 @@ def load(
     root: Path | None = None,
     image_size: int | None = None,
     test_fraction: float | None = None,
+    fingerprint: str | None = None,
 ) -> Arrays:
     """A data set as memory-mapped arrays; the first call decodes it into a cache below cache_root.
 
     data_root: a root of torchvision's data sets, or a folder with one such root for each data set, named after it.
-    What is not there is downloaded into it.  The other arguments are those of `describe`.  Raises DataError if the
-    data cannot be had or are not what `describe` says.
+    What is not there is downloaded into it.  fingerprint: what `describe` gave when the trials were planned.  The
+    other arguments are those of `describe`.  Raises DataError if the data cannot be had, are not what `describe` says,
+    or have another fingerprint by now.
     """
     source = _source(name, root=root, image_size=image_size, test_fraction=test_fraction)
+    if fingerprint is not None and source.facts.fingerprint != fingerprint:
+        raise DataError(
+            f"{root}: files were added, removed or changed since the trials were planned; start the run anew"
+        )
 
     def build() -> Decoded:
         decoded = source.read(data_root)

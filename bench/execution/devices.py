@@ -51,7 +51,7 @@ def visible_gpus() -> list[Gpu]:
 
 def num_cores() -> int:
     """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0))
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # macOS has none
 
 
 def slots(devices: str = "auto", *, jobs: int | None = None, threads: int = 1) -> list[Slot]:

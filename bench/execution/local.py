@@ -45,6 +45,8 @@ class Attempt:
     slot: Slot
     process: ForkServerProcess
     number: int
+    began: int
+    """The journal's length before it."""
     journal_offset: int
     epoch: int = 0
 
@@ -110,6 +112,7 @@ def run(plan: Plan, store: Store, settings: Settings, watcher: Watcher) -> RunSt
                 supervisor.loop()
             except KeyboardInterrupt:
                 state.interrupted = True
+            finally:  # whatever happened: at its exit this process would wait for every trial that still runs
                 supervisor.stop()
     watcher.update(state)
     return state
@@ -167,7 +170,7 @@ class _Supervisor:
         offset = folder.events()[1]
         process = self.context.Process(target=start_trial, args=(self._task(planned, folder, slot, number),))
         process.start()
-        self.state.running.append(Attempt(planned, folder, slot, process, number, offset))
+        self.state.running.append(Attempt(planned, folder, slot, process, number, offset, offset))
 
     def _task(self, planned: PlannedTrial, folder: TrialFolder, slot: Slot, attempt: int) -> Task:
         return Task(
@@ -194,17 +197,18 @@ class _Supervisor:
             self.attempts[planned.trial_id] -= 1
             self.pending.appendleft(planned)
         else:
-            self._died(planned, folder, code, attempt.number)
+            self._died(attempt, code)
 
-    def _died(self, planned: PlannedTrial, folder: TrialFolder, code: int | None, number: int) -> None:
+    def _died(self, attempt: Attempt, code: int | None) -> None:
         """One attempt is gone. A worker that could not say why itself was killed, and the journal says by what."""
-        failure = folder.last_failure()
-        if failure is None:
-            reason = f"killed by {_signal_name(code)}" if code is not None and code < 0 else f"exit status {code}"
-            folder.append("failed", attempt=number, reason=reason, traceback="")
+        planned, folder = attempt.planned, attempt.folder
+        said = [event["reason"] for event in folder.events(offset=attempt.began)[0] if event["event"] == "failed"]
+        if said:
+            reason = said[-1]
         else:
-            reason = failure["reason"]
-        if number < ATTEMPTS:
+            reason = f"killed by {_signal_name(code)}" if code is not None and code < 0 else f"exit status {code}"
+            folder.append("failed", attempt=attempt.number, reason=reason, traceback="")
+        if attempt.number < ATTEMPTS:
             self.pending.appendleft(planned)
             self.state.latest = f"{trial_name(planned)}: {reason}; trying again"
         else:
@@ -238,9 +242,9 @@ class _Supervisor:
             attempt.epoch = max([attempt.epoch, *(e["epoch"] for e in events if e["event"] in ("epoch", "resumed"))])
             left = 1 - attempt.epoch / attempt.planned.trial.training.epochs
             done -= estimates.get(attempt.planned.trial_id, 0.0) * left
-        total, elapsed = sum(estimates.values()), time.monotonic() - self.started
-        if done > 0.01 * total:
-            self.state.seconds_left = elapsed * (total - done) / done
+        total, spent = sum(estimates.values()), (time.monotonic() - self.started) * len(self.settings.slots)
+        prior = max(0.1 * total, 10.0)  # slot-seconds for which the estimate is trusted beside what was measured
+        self.state.seconds_left = (total - done) / len(self.settings.slots) * (spent + prior) / (done + prior)
 
 
 def _count_finished(state: RunState, planned: PlannedTrial, folder: TrialFolder, metric: str) -> None:
@@ -257,8 +261,10 @@ def forkserver() -> ForkServerContext:
     """The context whose processes start with torch and timm loaded, one OpenMP thread each until they say otherwise."""
     for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(variable, "1")
+    # Whoever asks for CUDA while the forkserver imports must not initialise it there: no fork could then use a GPU.
+    os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["bench.execution.preload"])
+    context.set_forkserver_preload(["bench.execution.preload", "bench.cli"])  # cli: every child imports __main__
     return context
 
 
@@ -274,6 +280,9 @@ def _prepare_data(context: ForkServerContext, data: DataPaths, trials: Iterable[
     except EOFError:
         process.join()
         raise DataUnavailable(f"preparing the data sets ended with exit status {process.exitcode}") from None
+    except BaseException:
+        process.terminate()  # it may be in the middle of a download, and this process waits for it at its exit
+        raise
     process.join()
     if problem:
         raise DataUnavailable(problem)

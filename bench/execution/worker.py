@@ -43,6 +43,7 @@ def load_arrays(data: DataPaths, dataset: DatasetConfig) -> Arrays:
         root=dataset.root,
         image_size=dataset.image_size,
         test_fraction=dataset.test_fraction,
+        fingerprint=dataset.fingerprint,
     )
 
 
@@ -84,7 +85,7 @@ def run_trial(task: Task, folder: TrialFolder, stop_requested: Callable[[], bool
     final = folder.final()
     if final is None:
         _train_and_write(task, trial, folder, stop_requested)
-    elif final["status"] == "completed":
+    elif folder.status(task.evaluations) == "unevaluated":
         with np.load(folder.logits) as kept:
             logits, labels = torch.from_numpy(kept["test_logits"]), torch.from_numpy(kept["test_labels"])
         _evaluate(folder, task.evaluations, logits, labels)

@@ -105,8 +105,7 @@ def expand(document: Document, file: SuiteFile, *, methods: Sequence[Method], se
     for exclusion in exclusions:
         if exclusion.takes is not None:
             _check_matches(document, exclusion, cells)
-    _check_overrides(document, base, cells)
-    return tuple(_cell(document, keys, exclusions) for keys in cells)
+    return tuple(_cell(document, keys, exclusions) for keys in _overridden(document, base, cells))
 
 
 def _flatten(document: Document, fragments: Mapping[str, Any], place: KeyPath) -> _Keys:
@@ -233,14 +232,24 @@ def _include(document: Document, file: SuiteFile, combinations: Sequence[_Keys])
     yield from alone
 
 
-def _check_overrides(document: Document, base: _Keys, cells: Sequence[_Keys]) -> None:
-    """Raise SuiteError where --set changes a key of the base that a factor or an `include` sets again."""
+def _overridden(document: Document, base: _Keys, cells: list[_Keys]) -> list[_Keys]:
+    """The cells with every key that --set changes in the base, also where a factor or an `include` sets it again.
+
+    Raises SuiteError where the matrix varies that key: then it is what tells the cells apart.
+    """
     for key, value in base.items():
         assignment = document.override_of(value.source)
-        setters = [dotted(cell[key].source) for cell in cells if cell[key] is not value]
-        if assignment and setters:
-            name = ".".join(key)
-            raise SuiteError(f"--set {assignment}: {name} is set by {setters[0]} in the suite: override that instead")
+        if not assignment:
+            continue
+        own = [cell[key] for cell in cells if cell[key].source[0] in ("matrix", "include")]
+        varied = {repr(each.value): dotted(each.source) for each in own}
+        if len(varied) > 1:
+            place = next(iter(varied.values()))
+            raise SuiteError(
+                f"--set {assignment}: {'.'.join(key)} is set by {place} in the suite: override that instead"
+            )
+        cells = [cell | {key: value} for cell in cells]
+    return cells
 
 
 def _cell(document: Document, keys: _Keys, exclusions: Sequence[_Exclusion]) -> Cell:

@@ -41,6 +41,7 @@ class PlanCost:
 
     trial_seconds: one trial of each condition; a condition whose network's size is not known yet is missing.
     seconds: of the wall clock with all slots busy; None when something is missing.  bytes: without weights.
+    suite_weight_bytes: of all its trials, those that are done included.
     measured: whether finished trials entered the estimate.
     """
 
@@ -48,6 +49,7 @@ class PlanCost:
     seconds: float | None
     bytes: int
     weight_bytes: int
+    suite_weight_bytes: int
     measured: bool
 
 
@@ -97,6 +99,11 @@ def plan_cost(
         seconds=max(sum(seconds) / slots, max(seconds, default=0.0)) if len(seconds) == len(waiting) else None,
         bytes=sum(cost.bytes for cost in known),
         weight_bytes=sum(cost.weight_bytes for cost in known),
+        suite_weight_bytes=sum(
+            estimates[planned.cell, planned.arm].weight_bytes
+            for planned in plan.trials
+            if (planned.cell, planned.arm) in estimates
+        ),
         measured=bool(measured),
     )
 

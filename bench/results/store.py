@@ -120,13 +120,14 @@ class TrialFolder:
 
     def is_claimed(self) -> bool:
         """Whether some live process works on this trial now."""
-        if not (self.path / "lock").exists():
-            return False
         try:
-            with exclusive(self.path / "lock"):
-                return False
-        except Busy:
+            with (self.path / "lock").open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: nobody takes a fellow observer for a worker
+        except FileNotFoundError:
+            return False
+        except BlockingIOError:
             return True
+        return False
 
     def append(self, event: str, **fields: Any) -> None:
         """Add one line to the journal in a single write; a torn last line is closed first."""

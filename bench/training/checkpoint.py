@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ class Progress:
 def save(path: Path, progress: Progress) -> None:
     """Write `progress` atomically: after a crash the file is the old checkpoint or the new one."""
     buffer = io.BytesIO()
-    torch.save(asdict(progress), buffer)
+    torch.save(vars(progress), buffer)  # asdict would copy every tensor first
     write_atomically(path, buffer.getvalue())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable
@@ -32,7 +33,11 @@ class Interrupted(Exception):
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained network. diverged: {"epoch", "step"} of the first loss that was not finite, both from 1."""
+    """A trained network.
+
+    diverged: {"epoch", "step"} of the first loss that was not finite, both from 1. The epoch's last step when that was
+    the loss on validation or test.
+    """
 
     model: nn.Module
     curve: list[Json]
@@ -54,6 +59,7 @@ def train(
     """
     training, device = trial.training, data.images.device
     torch.set_num_threads(training.threads)
+    torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32: cuDNN would round convolutions to TF32 by default
     if training.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
@@ -110,18 +116,20 @@ def train(
                 save(epoch, step + 1, dict(mixing.bit_generator.state), losses, seconds)
                 if stop_requested():
                     raise Interrupted
-        finite = torch.isfinite(losses).tolist()
+        broken = (~torch.isfinite(losses)).nonzero().flatten().tolist()
         train_seconds = earlier_seconds + time.perf_counter() - started
 
         started = time.perf_counter()
         lr = lr_at((epoch + 1) * steps_per_epoch - 1, training, steps_per_epoch=steps_per_epoch)
         line: Json = {"epoch": epoch + 1, "lr": lr, "train_loss": losses.mean().item(), "train_seconds": train_seconds}
-        if all(finite):
+        if not broken:
             line |= _errors("val", predict(model, data, data.images, data.val, trial=trial), data.labels[data.val])
             line |= _errors("test", predict(model, data, data.test_images, trial=trial), data.test_labels)
+            if not all(math.isfinite(value) for value in line.values()):
+                broken = [steps_per_epoch - 1]  # the last step broke the weights, or BatchNorm its statistics
         folder.append("epoch", **line, eval_seconds=time.perf_counter() - started)
-        if not all(finite):
-            return Trained(model, folder.epochs(), {"epoch": epoch + 1, "step": finite.index(False) + 1})
+        if broken:
+            return Trained(model, folder.epochs(), {"epoch": epoch + 1, "step": broken[0] + 1})
         if policy.epochs is not None and epoch + 1 - saved_epoch >= policy.epochs:
             save(epoch + 1, 0, None, losses, 0.0)
     return Trained(model, folder.epochs(), None)

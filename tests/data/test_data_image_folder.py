@@ -66,6 +66,17 @@ def test_layout_with_a_drawn_split(flat_root: Path, tmp_path: Path) -> None:
     assert len(np.unique(images.reshape(60, -1), axis=0)) == 60  # all random, so none is in both or lost
 
 
+def test_a_folder_that_changed_since_the_plan_is_refused(split_root: Path, tmp_path: Path) -> None:
+    """Its trials would stand under the identity of other images."""
+    options = {"root": split_root, "image_size": 8}
+    places = {"data_root": tmp_path, "cache_root": tmp_path / "cache"}
+    planned = describe("image_folder", **options).fingerprint
+    assert len(load("image_folder", **places, **options, fingerprint=planned).train_labels) == 18
+    random_image(10, 8).save(split_root / "train" / "owl" / "late.png")
+    with pytest.raises(DataError, match=r"birds: files were added, removed or changed"):
+        load("image_folder", **places, **options, fingerprint=planned)
+
+
 def test_the_drawn_split_depends_on_names_alone(flat_root: Path) -> None:
     moved = flat_root.parent / "elsewhere"
     for path in sorted(flat_root.rglob("*.png"), reverse=True):  # created in another order

@@ -62,6 +62,13 @@ def test_a_gpu_that_is_hidden_cannot_be_asked_for(two_gpus, monkeypatch):
         slots("0")
 
 
+def test_cores_are_counted_without_affinity_too(monkeypatch):
+    """As on macOS."""
+    monkeypatch.delattr("os.sched_getaffinity")
+    monkeypatch.setattr("os.cpu_count", lambda: 3)
+    assert devices.num_cores() == 3
+
+
 def test_cpu_slots_share_the_cores(no_gpu, monkeypatch):
     monkeypatch.setattr(devices, "num_cores", lambda: 8)
     assert len(slots("auto")) == 8

@@ -205,6 +205,34 @@ def test_a_diverged_trial_is_finished_and_not_tried_again(run):
     assert (state.done, state.skipped) == (1, 1)
 
 
+def test_a_death_is_not_taken_for_the_failure_before_it(run):
+    """The processes cannot even open their output, so that the journal's last word is an older run's."""
+    options = ("seeds=1", "matrix.label_noise=[{rate: 0}]", "methods=[erm]")
+    plan, store, _ = run(*options, results="elsewhere")
+    planned = plan.trials[0]
+    folder = Store(store.root.with_name("results")).trial(planned.trial_id)
+    folder.create(planned.trial.record())
+    folder.append("failed", attempt=2, reason="ValueError: from long ago", traceback="")
+    (folder.path / "output.log").mkdir()
+    _, _, state = run(*options)
+    assert [reason for _, reason in state.failed] == ["exit status 1"]
+    assert [event["attempt"] for event in folder.events()[0]] == [2, 1, 2]
+
+
+def test_an_error_of_the_supervisor_leaves_no_trial_behind(run, tmp_path):
+    """A terminal that went away, say: at its exit the supervisor would wait for what still runs."""
+
+    def fail(state):
+        if any(attempt.epoch >= 3 for attempt in state.running):
+            raise BrokenPipeError("nobody reads this any more")
+
+    with pytest.raises(BrokenPipeError):
+        run("training.epochs=20000", "seeds=1", act=fail)
+    store = Store(tmp_path / "results")
+    assert not any(store.trial(i).is_claimed() for i in store.trial_ids())
+    assert all(store.trial(i).checkpoint.exists() for i in store.trial_ids() if store.trial(i).epochs())
+
+
 def test_a_data_set_that_cannot_be_had_stops_before_training(run, tmp_path):
     (tmp_path / "birds").mkdir()
     (tmp_path / "data" / "mnist").mkdir(parents=True)
@@ -268,6 +296,24 @@ def test_ctrl_c_ends_within_seconds_and_keeps_what_is_finished(run, start_run, t
     assert numbers(store, plan) == numbers(undisturbed, plan)
 
 
+def test_a_signal_ends_a_run_that_still_prepares_its_data(start_run, tmp_path):
+    """The data are pipes that nobody writes to, as slow as a download can be."""
+    raw = tmp_path / "results" / "data" / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for name in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1"):
+        os.mkfifo(raw / f"{name}-ubyte")
+    process = start_run("dataset.name=mnist")
+    cache_lock = tmp_path / "results" / "cache" / "data" / "mnist-v1.lock"
+    wait_for(cache_lock.exists)
+    process.send_signal(signal.SIGTERM)
+    try:
+        output, _ = process.communicate(timeout=15)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert "stopped with 0 of 8 trials done" in output
+
+
 def test_two_runs_at_once_share_the_work(start_run, tmp_path):
     both = [start_run("training.epochs=40", "seeds=3") for _ in range(2)]
     outputs = [process.communicate(timeout=150)[0] for process in both]
@@ -309,3 +355,10 @@ def test_a_failed_trial_gives_exit_status_1_and_says_why(start_run, tmp_path):
     assert process.returncode == 1
     assert "killed by SIGKILL" in output
     assert f"bench trial {store.trial_ids()[0][:8]}" in output
+
+
+def test_the_forkserver_leaves_cuda_alone():
+    """A process that has initialised CUDA cannot fork children that use it."""
+    code = "import bench.execution.preload, torch; print(torch.cuda.is_initialized())"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.stdout.strip() == "False", result.stderr

@@ -119,6 +119,7 @@ def test_a_network_of_unknown_size(plan: Plan, networks: Networks) -> None:
 def test_nothing_is_left(plan: Plan, networks: Networks) -> None:
     found = plan_cost(plan, networks, pending=[], finished_seconds={}, slots=2)
     assert (found.seconds, found.bytes, found.weight_bytes) == (0, 0, 0)
+    assert found.suite_weight_bytes == 6 * 80_000 + 6 * 240_000, "a run that goes on keeps weights as it began to"
 
 
 @pytest.mark.parametrize(

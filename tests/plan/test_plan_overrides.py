@@ -112,15 +112,6 @@ def test_the_last_one_wins(load: Callable[..., Suite]) -> None:
             "base.training.batch_size=8",
             "training.batch_size is set by matrix.training.batch_size[0] in the suite: override that instead",
         ),
-        (
-            "label_noise.kind=symmetric",
-            "label_noise.kind is set by matrix.label_noise[1].kind in the suite: override that instead",
-        ),
-        ("training.flip=true", "training.flip is set by zip[0].training.flip[0] in the suite: override that instead"),
-        (
-            "training.momentum=0",
-            "training.momentum is set by include[0].training.momentum in the suite: override that instead",
-        ),
         # values that break the suite
         ("training.epochs=", "null (nothing) should be a whole number"),
         ("training.epochs=many", "'many' should be a whole number"),
@@ -153,3 +144,21 @@ def test_an_error_quotes_the_override(load: Callable[..., Suite], assignment: st
 def test_errors_elsewhere_keep_their_line(load: Callable[..., Suite]) -> None:
     with pytest.raises(SuiteError, match=r"suite\.yaml:5: base\.model: unknown network 'mpl'"):
         load(TEXT.replace("model: mlp", "model: mpl"), "training.epochs=5")
+
+
+@pytest.mark.parametrize(
+    ("assignment", "section", "key", "value"),
+    [
+        ("label_noise.kind=symmetric", "label_noise", "kind", "symmetric"),
+        ("training.flip=true", "training", "flip", True),
+        ("training.momentum=0", "training", "momentum", 0.0),
+    ],
+)
+def test_an_override_reaches_every_cell(
+    load: Callable[..., Suite], assignment: str, section: str, key: str, value: object
+) -> None:
+    """Also those in which a matrix, a zip or an include sets the key again, as long as the cells stay distinct."""
+    before, after = load(TEXT), load(TEXT, assignment)
+    assert len(after.cells) == len(before.cells)
+    noisy = [cell for cell in after.cells if section != "label_noise" or cell.label_noise.rate]
+    assert {getattr(cell.sections[section], key) for cell in noisy} == {value}

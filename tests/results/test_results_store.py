@@ -170,6 +170,25 @@ def test_a_claim_excludes_others_until_its_holder_is_killed(folder: TrialFolder)
     assert not folder.is_claimed()
 
 
+def test_an_observer_is_not_taken_for_a_worker(folder: TrialFolder) -> None:
+    """Two runs, a publisher and `bench status` may all look at the same moment."""
+    code = "import sys; from bench.results import store; import fcntl, time; from pathlib import Path"
+    code += "; real = fcntl.flock; fcntl.flock = lambda *a: (real(*a), print('looking', flush=True), time.sleep(60))"
+    code += "; store.TrialFolder(Path(sys.argv[1])).is_claimed()"
+    with folder.claim():
+        pass  # so that the lock file is there
+    command = [sys.executable, "-c", code, str(folder.path)]
+    observer = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert observer.stdout is not None
+    try:
+        assert observer.stdout.readline() == "looking\n"
+        assert not folder.is_claimed()
+    finally:
+        observer.kill()
+        observer.wait()
+        observer.stdout.close()
+
+
 def test_waiting_for_a_lock_ends_when_it_comes_free(tmp_path: Path) -> None:
     folder = TrialFolder(tmp_path)
     holder = hold(folder)

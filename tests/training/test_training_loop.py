@@ -56,6 +56,14 @@ def test_a_loss_that_is_not_finite_ends_as_diverged(make_trial, run, tmp_path, m
     assert "test_error" not in line
 
 
+def test_weights_that_the_last_step_breaks_are_diverged(make_trial, run, tmp_path):
+    """One step: its own loss is finite, and no loss on the weights that it leaves."""
+    trained = run(make_trial(lr=1e30, momentum=0, epochs=1, batch_size=900), "broken")
+    line = TrialFolder(tmp_path / "broken").epochs()[-1]
+    assert (line["train_loss"] is not None, line["test_nll"]) == (True, None)
+    assert trained.diverged == {"epoch": 1, "step": 1}
+
+
 def test_without_validation_there_is_no_selection(make_trial, run):
     trained = run(make_trial(val_fraction=0))
     assert all("val_error" not in line for line in trained.curve)

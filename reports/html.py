@@ -11,7 +11,7 @@ from bench.plan.trial import NUMERICS_VERSION
 from reports import tables, wording
 from reports.figures import Drawing
 from reports.load import Results
-from reports.statistics import Comparison
+from reports.statistics import Comparison, compare, pairs_of
 from reports.tables import Table
 
 RUN_FACTS = {"hardware": "hardware", "device": "device", "threads": "threads per trial", "host": "machine"}
@@ -42,7 +42,7 @@ def page(
         metric=wording.METRICS[plan.suite.report.metric],
         summary=wording.summary(comparisons, baseline=plan.baseline),
         verdicts=_verdicts(comparisons, baseline=plan.baseline),
-        cautions=list(_cautions(results, comparisons)),
+        cautions=[*_cautions(results, comparisons), *_changed_by_selection(results, comparisons)],
         num_comparisons=len(comparisons),
         comparison_table=comparison_table,
         figures=[(drawing, base64.b64encode(pictures[name]).decode()) for name, drawing in drawings.items()],
@@ -65,6 +65,25 @@ def _verdicts(comparisons: Sequence[Comparison], *, baseline: str) -> dict[str, 
     for each in comparisons:
         by_cell.setdefault(each.cell, []).append((each.verdict, wording.sentence(each, baseline=baseline)))
     return by_cell
+
+
+def _changed_by_selection(results: Results, comparisons: Sequence[Comparison]) -> Iterator[str]:
+    """Where stopping each arm by validation would change a verdict: a gain may be one that early stopping gives too."""
+    plan, selected = results.plan, "test_error_val_selected"
+    if plan.suite.report.metric == selected or results.column(selected).isna().all():
+        return
+    trials = results.trials.assign(**{selected: results.column(selected)})
+    others = compare(pairs_of(trials, selected, cells=plan.cells, arms=plan.arms, baseline=plan.baseline))
+    changed = [
+        f"{wording.arm_name(new.arm)} ({new.cell}) {new.verdict}, {wording.percent(new.difference, 1, signed=True)}"
+        for old, new in zip(comparisons, others, strict=True)
+        if old.verdict != new.verdict
+    ]
+    if changed:
+        yield (
+            f"The verdicts go by {wording.METRICS[plan.suite.report.metric]}. At the epoch that validation selects for "
+            f"each trial, {len(changed)} of {len(comparisons)} would be others: {'; '.join(changed)} points."
+        )
 
 
 def _cautions(results: Results, comparisons: Sequence[Comparison]) -> Iterator[str]:

@@ -204,3 +204,24 @@ def test_reports_need_neither_torch_nor_mlflow() -> None:
     code = "import sys, reports; print(sorted({'torch', 'mlflow', 'matplotlib.pyplot'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_page_says_where_early_stopping_would_change_the_verdict(
+    make_world: Callable[..., World], tmp_path: Path
+) -> None:
+    """mixup wins at the last epoch; at the epoch that validation selects both arms are alike."""
+    world = make_world(methods="[erm, {name: mixup, alpha: 1}]", label_noise="[{rate: 0}]")
+    finish(world)
+    assert (
+        "validation selects for each trial"
+        not in Page(render(world.plan, world.store, tmp_path / "a").html.read_text()).text
+    )
+    for planned in world.plan.trials:
+        folder = world.store.trial(planned.trial_id)
+        final = folder.final()
+        assert final is not None
+        final["metrics"]["test_error_val_selected"] = 0.1 + 0.01 * planned.trial.seed
+        folder.write_final(final)
+    text = Page(render(world.plan, world.store, tmp_path / "b").html.read_text()).text
+    assert "1 of 1 would be others: mixup alpha=1" in text
+    assert "no clear difference" in text

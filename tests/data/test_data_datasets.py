@@ -11,6 +11,7 @@ import struct
 import subprocess
 import sys
 import time
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -190,6 +191,7 @@ def test_a_damaged_pickle_is_named_and_never_opened(tmp_path: Path, name: str, f
 @pytest.mark.parametrize("name", [name for name in BUILT_IN if name != "digits"])
 def test_without_network_the_remedy_is_told_at_once(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A proxy on a port where nobody listens: every download is refused."""
+    monkeypatch.setattr(urllib.request, "_opener", None)  # urllib keeps the first opener it made, proxies and all
     for variable in ("http_proxy", "https_proxy"):
         monkeypatch.setenv(variable, "http://127.0.0.1:9")
     for variable in ("no_proxy", "NO_PROXY"):
@@ -205,6 +207,7 @@ def test_without_network_the_remedy_is_told_at_once(name: str, tmp_path: Path, m
 def test_incomplete_files_are_not_taken_for_a_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_idx_set(tmp_path, "kmnist")
     (tmp_path / "KMNIST" / "raw" / "train-labels-idx1-ubyte").unlink()
+    monkeypatch.setattr(urllib.request, "_opener", None)
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
     with pytest.raises(DataError, match="train-labels-idx1-ubyte"):
         load("kmnist", data_root=tmp_path, cache_root=tmp_path / "cache")

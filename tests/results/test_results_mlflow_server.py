@@ -45,6 +45,7 @@ def port() -> int:
 def serve(database: Path, port: int, tmp_path: Path) -> Iterator[Callable[[], subprocess.Popen[bytes]]]:
     """Starts `mlflow server` on the database; what is left of it dies with the test."""
     started: list[subprocess.Popen[bytes]] = []
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
     def serve() -> subprocess.Popen[bytes]:
         server = server_command(f"sqlite:///{database}", port=port)
@@ -53,12 +54,12 @@ def serve(database: Path, port: int, tmp_path: Path) -> Iterator[Callable[[], su
                 server.command, env=server.env, stdout=log, stderr=log, start_new_session=True, cwd=tmp_path
             )
         started.append(process)
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 90
         while True:
             assert process.poll() is None, (tmp_path / "server.log").read_text()
             assert time.monotonic() < deadline, (tmp_path / "server.log").read_text()
             with contextlib.suppress(urllib.error.URLError, OSError):
-                urllib.request.urlopen(f"{server.url}/health", timeout=1).close()
+                direct.open(f"{server.url}/health", timeout=10).close()
                 return process
             time.sleep(0.1)
 

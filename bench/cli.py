@@ -53,16 +53,20 @@ def main() -> None:
     """
 
 
+def _results_option(command: Callable[..., None]) -> Callable[..., None]:
+    return click.option(
+        "--results",
+        type=click.Path(path_type=Path),
+        envvar="BENCH_RESULTS",
+        default=Path("results"),
+        help="Results folder (BENCH_RESULTS).  [default: ./results]",
+    )(command)
+
+
 def _suite_options(command: Callable[..., None]) -> Callable[..., None]:
     """SUITE, --set, --seeds and --results: what every command on a suite takes."""
     for decorate in (
-        click.option(
-            "--results",
-            type=click.Path(path_type=Path),
-            envvar="BENCH_RESULTS",
-            default=Path("results"),
-            help="Results folder (BENCH_RESULTS).  [default: ./results]",
-        ),
+        _results_option,
         click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="training.epochs=2, seeds=3, ..."),
         click.option(
             "--seeds",
@@ -96,7 +100,7 @@ def _data_option(command: Callable[..., None]) -> Callable[..., None]:
 
 
 @main.command("list")
-@click.option("--results", type=click.Path(path_type=Path), envvar="BENCH_RESULTS", default=Path("results"))
+@_results_option
 def list_suites(results: Path) -> None:
     """Show the suites in ./suites: question, trials, and what they will cost."""
     paths = sorted(SUITES.rglob("*.yaml"))
@@ -206,7 +210,7 @@ def status(suite: str, overrides: tuple[str, ...], results: Path) -> None:
 
 @main.command()
 @click.argument("trial_id")
-@click.option("--results", type=click.Path(path_type=Path), envvar="BENCH_RESULTS", default=Path("results"))
+@_results_option
 @_data_option
 @click.option("--rerun", is_flag=True, help="Train it again in the foreground, elsewhere, and compare.")
 @click.option("--device", default="cpu", show_default=True, help="With --rerun: cpu or cuda.")
@@ -264,7 +268,7 @@ def publish(suite: str, overrides: tuple[str, ...], results: Path) -> None:
 
 
 @main.command()
-@click.option("--results", type=click.Path(path_type=Path), envvar="BENCH_RESULTS", default=Path("results"))
+@_results_option
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option("--port", default=UI_PORT, show_default=True)
 def ui(results: Path, host: str, port: int) -> None:
@@ -282,7 +286,7 @@ def ui(results: Path, host: str, port: int) -> None:
 
 
 @main.command()
-@click.option("--results", type=click.Path(path_type=Path), envvar="BENCH_RESULTS", default=Path("results"))
+@_results_option
 @_data_option
 def doctor(results: Path, data_root: Path | None) -> None:
     """Check versions, devices, folders and MLflow: a tick each, or what to do."""

@@ -13,9 +13,8 @@ from bench.plan.cost import Condition, PlanCost, duration, plan_cost, size
 from bench.plan.networks import Networks
 from bench.plan.plan import Plan, PlannedTrial
 from bench.plan.power import seeds_needed, smallest_holm_sign_flip_p
-from bench.results.store import Store, TrialFolder
+from bench.results.store import FINISHED, Store, TrialFolder
 
-FINISHED = ("completed", "diverged")
 KEPT_WEIGHT_BYTES = 5_000_000_000
 """Up to here a suite's final weights are kept unless it says otherwise."""
 

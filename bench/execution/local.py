@@ -23,10 +23,9 @@ from bench.errors import UserError
 from bench.execution.devices import Slot
 from bench.execution.task import BUSY, INTERRUPTED, DataPaths, Task, start_preparing, start_trial
 from bench.plan.plan import Plan, PlannedTrial
-from bench.results.store import Store, TrialFolder
+from bench.results.store import FINISHED, Store, TrialFolder
 from bench.training.policy import CheckpointPolicy
 
-FINISHED = ("completed", "diverged")
 ATTEMPTS = 2
 TICK_SECONDS = 0.5
 STOP_SECONDS = 8.0
@@ -56,7 +55,6 @@ class RunState:
     """What there is to see while a run goes on."""
 
     planned: int
-    slots: int
     done: int = 0
     skipped: int = 0
     """Of those done, how many were done before the run began."""
@@ -94,7 +92,7 @@ def run(plan: Plan, store: Store, settings: Settings, watcher: Watcher) -> RunSt
 
     Raises DataUnavailable before anything trains when a data set cannot be had.
     """
-    state = RunState(planned=len(plan.trials), slots=len(settings.slots))
+    state = RunState(planned=len(plan.trials))
     pending: deque[PlannedTrial] = deque()
     for planned in plan.trials:
         folder = store.trial(planned.trial_id)

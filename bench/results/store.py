@@ -30,6 +30,9 @@ from bench.errors import UserError
 
 Json = dict[str, Any]
 
+FINISHED = ("completed", "diverged")
+"""The statuses of a trial that no run has to do anything about."""
+
 
 class Busy(Exception):
     """Another process holds the lock."""

@@ -81,7 +81,7 @@ def trial_against_loop(folder: Path, *, epochs: int, rounds: int) -> list[tuple[
     suite.write_text(SUITE.format(seeds=rounds + 1, epochs=epochs))
     plan, store = make_plan(load_suite(suite)), Store(folder / "loop")
     context = local.forkserver()
-    template = Task({}, folder, plan.suite.evaluate, True, 1, "cpu", "", _data(folder), CheckpointPolicy())
+    template = Task({}, folder, plan.trials[0].evaluations, True, 1, "cpu", "", _data(folder), CheckpointPolicy())
     measured = []
     for planned in plan.trials:
         trial = store.trial(planned.trial_id)

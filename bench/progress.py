@@ -51,6 +51,8 @@ class LivePanel:
             parts += [Text("running", style="bold"), running]
         if state.errors:
             parts += [Text("mean test error of the finished trials", style="bold"), errors]
+        if state.preparing:
+            parts.append(Text(f"preparing {state.preparing}"))
         if state.latest:
             parts.append(Text(state.latest, style="yellow"))
         return Group(*parts)
@@ -62,6 +64,7 @@ class PlainLines:
     def __init__(self, console: Console, *, arms: tuple[str, ...]) -> None:
         self._console, self._arms = console, arms
         self._printed_at, self._printed_done, self._latest = time.monotonic(), -1, ""
+        self._prepared_at = time.monotonic()
 
     def __enter__(self) -> Self:
         return self
@@ -73,6 +76,9 @@ class PlainLines:
         if state.latest != self._latest:
             self._latest = state.latest
             self._print(state.latest)
+        if state.preparing and time.monotonic() - self._prepared_at >= PLAIN_SECONDS:
+            self._prepared_at = time.monotonic()
+            self._print(f"preparing {state.preparing}")
         ended = state.done + len(state.failed)
         now = time.monotonic()
         last = ended == state.planned or state.interrupted

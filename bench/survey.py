@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from bench.execution.devices import Slot, slots
-from bench.plan.cost import Condition, PlanCost, duration, plan_cost, size
+from bench.plan.cost import Condition, PlanCost, Preparation, duration, plan_cost, preparation_cost, size
 from bench.plan.networks import Networks
 from bench.plan.plan import Plan, PlannedTrial
 from bench.plan.power import seeds_needed, smallest_holm_sign_flip_p
@@ -27,6 +27,7 @@ class Survey:
     slots: list[Slot]
     status: dict[str, str]
     cost: PlanCost
+    preparation: Preparation
 
     @cached_property
     def counts(self) -> Counter[str]:
@@ -43,6 +44,8 @@ class Survey:
     @property
     def keep_weights(self) -> bool:
         choice = self.plan.suite.file.keep_weights
+        if any(planned.is_source for planned in self.plan.trials):
+            choice = "always"
         return choice == "always" or (choice == "auto" and self.cost.suite_weight_bytes < KEPT_WEIGHT_BYTES)
 
     @property
@@ -82,13 +85,14 @@ def survey(plan: Plan, store: Store, networks: Networks, *, devices: str = "auto
     on_gpu = bool(places[0].visible)
     for planned in plan.trials:
         folder = store.trial(planned.trial_id)
-        status[planned.trial_id] = folder.status(plan.suite.evaluate)
+        status[planned.trial_id] = folder.status(planned.evaluation_keys, with_weights=planned.is_source)
         final = folder.final() if status[planned.trial_id] == "completed" else None
         if final is not None and (final["provenance"]["device"] == "cuda") == on_gpu:
             seconds.setdefault((planned.cell, planned.arm), []).append(final["total_seconds"])
     pending = [planned for planned in plan.trials if status[planned.trial_id] not in FINISHED]
     cost = plan_cost(plan, networks, pending=pending, finished_seconds=seconds, slots=len(places), gpu=on_gpu)
-    return Survey(plan=plan, slots=places, status=status, cost=cost)
+    preparation = preparation_cost(pending, store.cache)
+    return Survey(plan=plan, slots=places, status=status, cost=cost, preparation=preparation)
 
 
 def plan_lines(found: Survey, *, show_trials: bool = False) -> Iterator[str]:
@@ -100,6 +104,9 @@ def plan_lines(found: Survey, *, show_trials: bool = False) -> Iterator[str]:
         yield f"time      {found.time}"
         weights = size(found.cost.weight_bytes)
         kept = f"of final weights, {weights}, kept" if found.keep_weights else f"final weights ({weights}) not kept"
+        if found.preparation.bytes:
+            first = found.preparation.seconds / len(found.slots)
+            yield f"cache     corrupted images, {size(found.preparation.bytes)}, made once in about {duration(first)}"
         yield f"disk      {size(found.cost.bytes + found.cost.weight_bytes * found.keep_weights)} ({kept})"
     yield f"family    {family(plan)}"
     yield ""

@@ -6,11 +6,16 @@ import base64
 from collections.abc import Iterator, Mapping, Sequence
 
 import jinja2
+import pandas as pd
 
 from bench.plan.trial import NUMERICS_VERSION
 from reports import tables, wording
 from reports.figures import Drawing
+from reports.formats import count, percent, typographic
 from reports.load import Results
+from reports.measures import measure
+from reports.secondary import Secondary
+from reports.sections import sections
 from reports.statistics import Comparison, compare, pairs_of
 from reports.tables import Table
 
@@ -21,6 +26,7 @@ def page(
     results: Results,
     comparisons: Sequence[Comparison],
     *,
+    secondary: Sequence[Secondary],
     comparison_table: Table,
     drawings: Mapping[str, Drawing],
     pictures: Mapping[str, bytes],
@@ -34,21 +40,26 @@ def page(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["typographic"] = wording.typographic
-    noisy = tables.noisy_cells(results)
+    environment.filters["typographic"] = typographic
+    metric = measure(plan.suite.report.metric)
+    figures = {name: (drawing, base64.b64encode(pictures[name]).decode()) for name, drawing in drawings.items()}
+    further = sections(results, secondary, drawings)
+    in_sections = {name for section in further for name in section.figures}
     return environment.get_template("report.html.j2").render(
         suite=plan.suite,
         baseline=wording.arm_name(plan.baseline),
-        metric=wording.METRICS[plan.suite.report.metric],
+        metric=metric,
+        metric_phrase=wording.sentence_case(metric.phrase),
         summary=wording.summary(comparisons, baseline=plan.baseline),
-        verdicts=_verdicts(comparisons, baseline=plan.baseline),
+        verdicts=_verdicts(results, comparisons),
+        doubts=wording.doubt_notes(comparisons),
         cautions=[*_cautions(results, comparisons), *_changed_by_selection(results, comparisons)],
         num_comparisons=len(comparisons),
         comparison_table=comparison_table,
-        figures=[(drawing, base64.b64encode(pictures[name]).decode()) for name, drawing in drawings.items()],
-        selection_table=tables.metrics_table(results, tables.SELECTION),
-        memory_table=tables.metrics_table(results, tables.MEMORY, cells=noisy),
-        calibration_table=tables.metrics_table(results, tables.CALIBRATION),
+        figures=figures,
+        own_figures=[name for name in figures if name not in in_sections],
+        sections=further,
+        folded=[folded for section in further for folded in section.comparisons],
         statuses=_statuses(results),
         num_trials=len(plan.trials),
         unfinished_table=tables.unfinished_table(results),
@@ -59,29 +70,33 @@ def page(
     )
 
 
-def _verdicts(comparisons: Sequence[Comparison], *, baseline: str) -> dict[str, list[tuple[str, str]]]:
-    """By cell: (verdict, sentence) of each comparison."""
+def _verdicts(results: Results, comparisons: Sequence[Comparison]) -> dict[str, list[tuple[str, str]]]:
+    """By cell: (verdict, sentence) of each comparison, with the mark of a doubtful one."""
+    figure, baseline = measure(results.plan.suite.report.metric), results.plan.baseline
     by_cell: dict[str, list[tuple[str, str]]] = {}
     for each in comparisons:
-        by_cell.setdefault(each.cell, []).append((each.verdict, wording.sentence(each, baseline=baseline)))
+        text = wording.sentence(each, figure, baseline=baseline)
+        text = wording.sentence_case(text) if text.startswith("no ") else text  # an arm's name stays as it is written
+        by_cell.setdefault(each.cell, []).append((each.verdict, f"{text}{wording.doubt_mark(each) or '.'}"))
     return by_cell
 
 
 def _changed_by_selection(results: Results, comparisons: Sequence[Comparison]) -> Iterator[str]:
     """Where stopping each arm by validation would change a verdict: a gain may be one that early stopping gives too."""
     plan, selected = results.plan, "test_error_val_selected"
-    if plan.suite.report.metric == selected or results.column(selected).isna().all():
+    other_choices = ("test_error_last", "test_error", "test_error_median10", "test_error_oracle")
+    if plan.suite.report.metric not in other_choices or results.column(selected).isna().all():
         return
     trials = results.trials.assign(**{selected: results.column(selected)})
     others = compare(pairs_of(trials, selected, cells=plan.cells, arms=plan.arms, baseline=plan.baseline))
     changed = [
-        f"{wording.arm_name(new.arm)} ({new.cell}) {new.verdict}, {wording.percent(new.difference, 1, signed=True)}"
+        f"{wording.arm_name(new.arm)} ({new.cell}) {new.verdict}, {percent(new.difference, 1, signed=True)}"
         for old, new in zip(comparisons, others, strict=True)
         if old.verdict != new.verdict
     ]
     if changed:
         yield (
-            f"The verdicts go by {wording.METRICS[plan.suite.report.metric]}. At the epoch that validation selects for "
+            f"The verdicts go by {measure(plan.suite.report.metric).phrase}. At the epoch that validation selects for "
             f"each trial, {len(changed)} of {len(comparisons)} would be others: {'; '.join(changed)} points."
         )
 
@@ -89,15 +104,17 @@ def _changed_by_selection(results: Results, comparisons: Sequence[Comparison]) -
 def _cautions(results: Results, comparisons: Sequence[Comparison]) -> Iterator[str]:
     """What a reader must know before believing the answer."""
     plan = results.plan
-    statuses = _statuses(results)
-    without = sum(count for status, count in statuses.items() if status not in _WITH_RESULTS)
+    metric = plan.suite.report.metric
+    with_result = results.column(metric).notna() | (results.trials["status"] == "completed")
+    lacking = _statuses(results, ~with_result)
+    without = sum(lacking.values())
     if without:
-        what = ", ".join(f"{count} {name}" for name, count in statuses.items() if name not in _WITH_RESULTS)
+        what = ", ".join(f"{n} {words}" for words, n in lacking.items())
         pairs = sum(each.planned for each in comparisons)
         left_out = sum(each.left_out for each in comparisons)
         yield (
-            f"{without} of {wording.count(len(plan.trials), 'planned trial')} without a result ({what}), so {left_out} "
-            f"of {wording.count(pairs, 'pair')} left out of the statistics."
+            f"{without} of {count(len(plan.trials), 'planned trial')} without a result ({what}), so {left_out} "
+            f"of {count(pairs, 'pair')} left out of the statistics."
         )
     diverged = results.trials[results.trials["status"] == "diverged"]
     if len(diverged):
@@ -116,19 +133,17 @@ def _cautions(results: Results, comparisons: Sequence[Comparison]) -> Iterator[s
     ):
         if len(hashes) > 1:
             yield f"Trials of {cell} were trained on different data: the data set changed between them."
-    if plan.suite.report.metric == "test_error_oracle":
+    if metric == "test_error_oracle":
         yield "The verdicts go by the oracle error, which is chosen on test data and lower than what one can reach."
     if plan.overrides:
         yield f"Not the suite as it is written: overridden with {', '.join(plan.overrides)}."
 
 
-_WITH_RESULTS = (wording.STATUSES["completed"], wording.STATUSES["unevaluated"])
-
-
-def _statuses(results: Results) -> dict[str, int]:
-    """How many trials have each status, in a reader's words; those that occur."""
-    counts = results.trials["status"].value_counts()
-    return {words: int(counts[status]) for status, words in wording.STATUSES.items() if status in counts}
+def _statuses(results: Results, among: pd.Series[bool] | None = None) -> dict[str, int]:
+    """How many trials, of all or of some, have each status, in a reader's words; those that occur."""
+    status = results.trials["status"] if among is None else results.trials.loc[among, "status"]
+    counts = status.value_counts()
+    return {words: int(counts[each]) for each, words in wording.STATUSES.items() if each in counts}
 
 
 def _provenance(results: Results) -> list[tuple[str, list[str]]]:
@@ -147,6 +162,6 @@ def _provenance(results: Results) -> list[tuple[str, list[str]]]:
         if len(values) == 1:
             rows.append((RUN_FACTS.get(fact, fact), list(values)))
         elif values:
-            counted = [f"{value} ({wording.count(n, 'trial')})" for value, n in sorted(values.items())]
+            counted = [f"{value} ({count(n, 'trial')})" for value, n in sorted(values.items())]
             rows.append((RUN_FACTS.get(fact, fact), counted))
     return rows

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
-from bench.results.store import Json, Store, TrialFolder
+from bench.results.store import Json, Store, TrialFolder, read_json
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from bench.plan.plan import Plan, PlannedTrial
 
 FINISHED = ("completed", "unevaluated")
@@ -20,8 +23,33 @@ FINISHED = ("completed", "unevaluated")
 TRIAL_COLUMNS = ["trial_id", "cell", "arm", "method", "alpha", "seed", "status", "reason"]
 COST_COLUMNS = ["epochs", "attempts", "train_seconds", "total_seconds", "peak_rss_bytes"]
 DATA_COLUMNS = ["num_train", "num_val", "num_test", "num_classes", "label_noise_realised", "data_sha256"]
-CURVE_COLUMNS = ["cell", "arm", "seed", "epoch", "train_loss", "val_error", "test_error", "test_nll"]
-BIN_COLUMNS = ["cell", "arm", "seed", "lower", "upper", "count", "confidence", "accuracy"]
+NAME_COLUMNS = ["cell", "arm", "seed"]
+MEMORY_COLUMNS = ["train_error_clean_labels", "train_error_wrong_labels", "train_error_wrong_vs_true"]
+CURVE_COLUMNS = [*NAME_COLUMNS, "epoch", "train_loss", "val_error", "test_error", "test_nll", *MEMORY_COLUMNS]
+BIN_COLUMNS = [*NAME_COLUMNS, "scaled", "lower", "upper", "count", "confidence", "accuracy"]
+CORRUPTION_COLUMNS = [*NAME_COLUMNS, "kind", "severity", "error", "source"]
+ATTACK_COLUMNS = [*NAME_COLUMNS, "transfer", "attack", "norm", "epsilon", "error", "num_examples"]
+IN_BETWEEN_COLUMNS = [*NAME_COLUMNS, "lam", "miss", "gradient_norm", "num_pairs"]
+OOD_COLUMNS = [*NAME_COLUMNS, "set", "num_in", "num_out"]
+
+CLEAN = "clean"
+"""Stands for a kind of corruption at severity 0."""
+
+
+@dataclass(frozen=True)
+class LabelNoise:
+    """The wrong labels of one cell and seed, which all its arms share.
+
+    matrix: (K, K) counts over the training split; row: true class, column: given label.
+    """
+
+    cell: str
+    seed: int
+    kind: str
+    nominal_rate: float
+    realised_rate: float
+    matrix: NDArray[np.float64]
+    class_names: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -30,8 +58,14 @@ class Results:
 
     trials: one row per planned trial: TRIAL_COLUMNS, COST_COLUMNS, DATA_COLUMNS, then every metric and evaluation
         metric that any trial has, NaN where a trial has none. alpha is 0 for erm and NaN where a method has none.
-    curves: one row per epoch of every finished trial (CURVE_COLUMNS); of an epoch done twice, the last.
-    bins: one row per reliability bin of every finished trial (BIN_COLUMNS).
+    curves: one row per epoch of every finished trial (CURVE_COLUMNS); of an epoch done twice, the last. The errors on
+        training images are NaN at most epochs.
+    bins: one row per reliability bin of every finished trial, as it is and after temperature scaling (BIN_COLUMNS).
+    corruptions: one row per kind and severity (CORRUPTION_COLUMNS); the error on clean images has kind CLEAN and
+        severity 0.  attacks: one row per attack and radius in 1/255, radius 0 included (ATTACK_COLUMNS).
+    in_between: one row per lam (IN_BETWEEN_COLUMNS).  ood: one row per other data set (OOD_COLUMNS).
+    label_noise: one per noisy cell and seed.
+    measured: per kind of evaluation, the figures that any record of it names.
     provenance: per fact, such as "torch" or "hardware", how many ended trials have which value.
     """
 
@@ -39,6 +73,12 @@ class Results:
     trials: pd.DataFrame
     curves: pd.DataFrame
     bins: pd.DataFrame
+    corruptions: pd.DataFrame
+    attacks: pd.DataFrame
+    in_between: pd.DataFrame
+    ood: pd.DataFrame
+    label_noise: tuple[LabelNoise, ...]
+    measured: Mapping[str, tuple[str, ...]]
     provenance: Mapping[str, Mapping[str, int]]
 
     def column(self, metric: str) -> pd.Series[float]:
@@ -51,32 +91,112 @@ class Results:
 def load(plan: Plan, store: Store) -> Results:
     """Read every planned trial. Files that are missing or torn count as not there."""
     rows: list[Json] = []
+    details: dict[str, list[list[Any]]] = {name: [] for name in _DETAILS}
     curves: list[list[Any]] = []
-    bins: list[list[Any]] = []
+    noise: dict[tuple[str, int], LabelNoise] = {}
+    measured: dict[str, dict[str, None]] = {each.name: {} for each in plan.suite.evaluations}
     facts: dict[str, Counter[str]] = {}
     for planned in plan.trials:
         folder = store.trial(planned.trial_id)
         final = folder.final()
-        names = [planned.cell, planned.arm, planned.trial.seed]
         if final is None:
             rows.append(_unfinished_row(planned, folder))
             continue
-        evaluations = {kind: folder.evaluation(kind) for kind in plan.suite.evaluate}
+        evaluations = [(each.kind, folder.evaluation(each.key)) for each in planned.evaluations]
         rows.append(_finished_row(planned, final, evaluations))
         for fact, value in _provenance(final):
             facts.setdefault(fact, Counter())[value] += 1
-        if final["status"] == "completed":
-            curves += ([*names, *map(epoch.get, CURVE_COLUMNS[3:])] for epoch in folder.epochs())
-            calibration = evaluations.get("calibration") or {}
-            reliability = calibration.get("detail", {}).get("bins", [])
-            bins += ([*names, *map(each.get, BIN_COLUMNS[3:])] for each in reliability)
+        if final["status"] != "completed":
+            continue
+        names = [planned.cell, planned.arm, planned.trial.seed]
+        curves += ([*names, *map(epoch.get, CURVE_COLUMNS[3:])] for epoch in folder.epochs())
+        for kind, record in evaluations:
+            if record is not None:
+                measured[kind] |= dict.fromkeys(record["metrics"])
+                for name, (kinds, read) in _DETAILS.items():
+                    if kind in kinds:
+                        details[name] += ([*names, *row] for row in read(kind, record["detail"]))
+        place = (planned.cell, planned.trial.seed)
+        if planned.trial.label_noise.is_noisy and place not in noise:
+            own = _label_noise(planned, folder)
+            noise |= {place: own} if own else {}
+    frames = {name: _detail_frame(details[name], columns, num_names) for name, (columns, num_names) in _COLUMNS.items()}
     return Results(
         plan=plan,
         trials=_numeric(pd.DataFrame(rows)),
         curves=_numeric(pd.DataFrame(curves, columns=CURVE_COLUMNS)),
-        bins=_numeric(pd.DataFrame(bins, columns=BIN_COLUMNS)),
+        **frames,
+        label_noise=tuple(noise.values()),
+        measured={kind: tuple(names) for kind, names in measured.items()},
         provenance=facts,
     )
+
+
+def _bin_rows(_kind: str, detail: Json) -> Iterator[list[Any]]:
+    for scaled, key in enumerate(("bins", "bins_scaled")):
+        for each in detail.get(key) or ():
+            yield [scaled, *map(each.get, BIN_COLUMNS[4:])]
+
+
+def _corruption_rows(_kind: str, detail: Json) -> Iterator[list[Any]]:
+    yield [CLEAN, 0, detail["clean_error"], ""]
+    for kind, errors in detail["errors"].items():
+        for severity, error in errors.items():
+            yield [kind, int(severity), error, detail["source"][kind]]
+
+
+def _attack_rows(kind: str, detail: Json) -> Iterator[list[Any]]:
+    """Radius 0 for every attack, so that a curve begins with the error of the same images left alone."""
+    transfer, num_examples = kind == "transfer", detail["num_examples"]
+    attacks = dict.fromkeys((each["attack"], each["norm"]) for each in detail["errors"])
+    for attack, norm in attacks:
+        yield [transfer, attack, norm, 0.0, detail["clean_error"], num_examples]
+    for each in detail["errors"]:
+        if each["epsilon"]:
+            yield [transfer, each["attack"], each["norm"], each["epsilon"], each["error"], num_examples]
+
+
+def _in_between_rows(_kind: str, detail: Json) -> Iterator[list[Any]]:
+    for lam, miss, gradient_norm in zip(detail["lam"], detail["miss"], detail["gradient_norm"], strict=True):
+        yield [lam, miss, gradient_norm, detail["num_pairs"]]
+
+
+def _ood_rows(_kind: str, detail: Json) -> Iterator[list[Any]]:
+    yield [detail["set"], detail["num_in"], detail["num_out"]]
+
+
+_DETAILS: dict[str, tuple[tuple[str, ...], Callable[[str, Json], Iterator[list[Any]]]]] = {
+    "bins": (("calibration",), _bin_rows),
+    "corruptions": (("corruptions",), _corruption_rows),
+    "attacks": (("adversarial", "transfer"), _attack_rows),
+    "in_between": (("in_between",), _in_between_rows),
+    "ood": (("ood",), _ood_rows),
+}
+"""By frame: the kinds of evaluation that it is made of, and how a record's detail becomes rows."""
+
+_COLUMNS: dict[str, tuple[list[str], int]] = {
+    "bins": (BIN_COLUMNS, 5),
+    "corruptions": (CORRUPTION_COLUMNS, 5),
+    "attacks": (ATTACK_COLUMNS, 7),
+    "in_between": (IN_BETWEEN_COLUMNS, 4),
+    "ood": (OOD_COLUMNS, 4),
+}
+"""By frame: its columns, and how many of them, from the first on, name a row."""
+
+
+def _detail_frame(rows: list[list[Any]], columns: list[str], num_names: int) -> pd.DataFrame:
+    """Two evaluations of one kind both bring the clean error: it counts once."""
+    return _numeric(pd.DataFrame(rows, columns=columns).drop_duplicates(columns[:num_names]).reset_index(drop=True))
+
+
+def _label_noise(planned: PlannedTrial, folder: TrialFolder) -> LabelNoise | None:
+    record = read_json(folder.path / "label_noise.json")
+    if record is None:
+        return None
+    matrix = np.asarray(record["matrix"], dtype=np.float64)
+    names = tuple(map(str, record["class_names"]))
+    rates = (record["nominal_rate"], record["realised_rate"])
+    return LabelNoise(planned.cell, planned.trial.seed, record["kind"], *rates, matrix, names)
 
 
 def alpha_of(planned: PlannedTrial) -> float:
@@ -104,9 +224,9 @@ def _unfinished_row(planned: PlannedTrial, folder: TrialFolder) -> Json:
     return {**_names(planned), "status": status, "reason": failure["reason"] if failure else "", **empty}
 
 
-def _finished_row(planned: PlannedTrial, final: Json, evaluations: Mapping[str, Json | None]) -> Json:
+def _finished_row(planned: PlannedTrial, final: Json, evaluations: Sequence[tuple[str, Json | None]]) -> Json:
     diverged = final["diverged"]
-    lacking = [kind for kind, record in evaluations.items() if record is None]
+    lacking = dict.fromkeys(kind for kind, record in evaluations if record is None)
     if final["status"] == "diverged":
         status = "diverged"
         reason = f"loss not finite at epoch {diverged['epoch']}, step {diverged['step']}" if diverged else ""
@@ -127,7 +247,7 @@ def _finished_row(planned: PlannedTrial, final: Json, evaluations: Mapping[str, 
         "label_noise_realised": data["label_noise_realised"],
         "data_sha256": data["sha256"],
         **final["metrics"],
-        **{name: value for record in evaluations.values() if record for name, value in record["metrics"].items()},
+        **{name: value for _, record in evaluations if record for name, value in record["metrics"].items()},
     }
 
 
@@ -143,4 +263,5 @@ def _provenance(final: Json) -> Iterator[tuple[str, str]]:
 def _numeric(frame: pd.DataFrame) -> pd.DataFrame:
     """Columns that are not names as numbers, so that one without any value is NaN throughout and not None."""
     texts = {"trial_id", "cell", "arm", "method", "status", "reason", "data_sha256"}
+    texts |= {"kind", "source", "attack", "norm", "set"}
     return frame.assign(**{name: pd.to_numeric(frame[name]) for name in frame.columns if name not in texts})

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 from bench.results.store import Store, write_atomically
 from reports import figures, html, tables, wording
 from reports.load import Results, load
+from reports.measures import measure
+from reports.secondary import secondary_comparisons, secondary_frame
 from reports.statistics import Comparison, compare, pairs_of
 
 if TYPE_CHECKING:
@@ -33,7 +35,9 @@ class Report:
 
 
 def render(plan: Plan, store: Store, out_dir: Path) -> Report:
-    """Write report.html, comparison.csv, comparison.md, trials.csv and figures/*.png and *.pdf into `out_dir`.
+    """Write report.html, comparison.csv, comparison.md, trials.csv and figures/*.png, *.pdf and *.csv into `out_dir`.
+
+    And secondary.csv, the comparisons of all other figures, and corruptions.csv, where the suite measured any.
 
     Works with any number of finished trials, none included. Each file is replaced atomically, the page last; a figure
     of an earlier report that no longer applies is removed.
@@ -51,12 +55,26 @@ def render(plan: Plan, store: Store, out_dir: Path) -> Report:
     write_atomically(out_dir / "comparison.csv", frame.to_csv(index=False).encode())
     write_atomically(out_dir / "comparison.md", tables.markdown(table).encode())
     write_atomically(out_dir / "trials.csv", results.trials.to_csv(index=False).encode())
-    page = html.page(results, comparisons, comparison_table=table, drawings=drawings, pictures=pictures)
+    secondary = secondary_comparisons(results)
+    further = {
+        "secondary.csv": secondary_frame(results, secondary),
+        "corruptions.csv": tables.corruption_frame(results),
+    }
+    for name, content in further.items():
+        if content.empty:
+            (out_dir / name).unlink(missing_ok=True)
+        else:
+            write_atomically(out_dir / name, content.to_csv(index=False).encode())
+    page = html.page(
+        results, comparisons, secondary=secondary, comparison_table=table, drawings=drawings, pictures=pictures
+    )
     write_atomically(out_dir / "report.html", page.encode())
     return Report(
         html=out_dir / "report.html",
         summary=wording.summary(comparisons, baseline=plan.baseline),
-        verdicts=[f"{each.cell}: {wording.sentence(each, baseline=plan.baseline)}" for each in comparisons],
+        verdicts=[
+            f"{each.cell}: {wording.sentence(each, measure(metric), baseline=plan.baseline)}" for each in comparisons
+        ],
         table_text=tables.plain_text(table, without=("seeds", "floor")),
         counts=_counts(results, comparisons),
     )
@@ -65,11 +83,12 @@ def render(plan: Plan, store: Store, out_dir: Path) -> Report:
 def _write_figures(folder: Path, drawings: Mapping[str, figures.Drawing], pictures: Mapping[str, bytes]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name in figures.FIGURES.keys() - drawings.keys():
-        for suffix in ("png", "pdf"):
+        for suffix in ("png", "pdf", "csv"):
             (folder / f"{name}.{suffix}").unlink(missing_ok=True)
     for name, drawing in drawings.items():
         write_atomically(folder / f"{name}.png", pictures[name])
         write_atomically(folder / f"{name}.pdf", drawing.pdf())
+        write_atomically(folder / f"{name}.csv", drawing.csv())
 
 
 def _counts(results: Results, comparisons: Sequence[Comparison]) -> dict[str, int]:

@@ -4,6 +4,8 @@ Every arm is compared with the baseline of its cell over the seeds that both fin
 one family. The verdict goes by the paired t test, Holm-adjusted over the family as it was planned: a comparison that
 cannot be made yet counts with p = 1, so that a failed trial never makes the others look better. Beside it stands the
 exact sign-flip test, which assumes nothing about how differences are distributed but has a floor of 2/2^n.
+
+Figures that are not the suite's question are judged by `judge`: each is a family of its own, by the t test alone.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pandas as pd
@@ -28,11 +30,13 @@ __all__ = [
     "TOO_FEW_PAIRS",
     "WORSE",
     "Comparison",
+    "Judgement",
     "PairedT",
     "Pairs",
     "compare",
     "holm",
     "interval_half_width",
+    "judge",
     "paired_t",
     "pairs_of",
     "seeds_for_power",
@@ -69,6 +73,13 @@ class Pairs:
     errors: NDArray[np.float64]
     baseline_errors: NDArray[np.float64]
     planned: int
+
+    @property
+    def differences(self) -> NDArray[np.float64]:
+        """Arm minus baseline, 0 where they are equal but for rounding."""
+        sizes = np.maximum(np.abs(self.errors), np.abs(self.baseline_errors))
+        differences = self.errors - self.baseline_errors
+        return np.where(np.abs(differences) <= ROUNDING * sizes, 0.0, differences)
 
 
 @dataclass(frozen=True)
@@ -126,6 +137,29 @@ class Comparison:
         return self.planned - self.pairs
 
 
+@dataclass(frozen=True)
+class Judgement:
+    """One arm against the baseline in one cell, in a figure that is not the suite's question.
+
+    difference, low, high: arm minus baseline over the pairs, with the 95 % t interval.  p, holm_p: two-sided, before
+    and after Holm's adjustment over this figure's comparisons.  verdict: as in Comparison; "" where neither more nor
+    less is better, and then there is no p.
+    """
+
+    cell: str
+    arm: str
+    planned: int
+    pairs: int
+    pair_mean: float
+    baseline_mean: float
+    difference: float
+    low: float
+    high: float
+    p: float
+    holm_p: float
+    verdict: str
+
+
 def pairs_of(
     trials: pd.DataFrame, metric: str, *, cells: Sequence[str], arms: Sequence[str], baseline: str
 ) -> list[Pairs]:
@@ -134,8 +168,10 @@ def pairs_of(
     trials: one row per planned trial with cell, arm, seed and the metric; NaN where there is no result. An arm or a
     baseline that a cell does not plan makes no comparison there; a seed counts as planned when both plan it.
     """
-    planned = trials.groupby(["cell", "arm"], sort=False)
-    conditions = {key: group.set_index("seed")[metric] for key, group in planned}
+    conditions: dict[tuple[str, str], dict[int, float]] = {}
+    columns = (trials[name].tolist() for name in ("cell", "arm", "seed", metric))
+    for cell, arm, seed, value in zip(*columns, strict=True):
+        conditions.setdefault((cell, arm), {})[seed] = value
     found = []
     for cell in cells:
         reference = conditions.get((cell, baseline))
@@ -143,16 +179,17 @@ def pairs_of(
             errors = conditions.get((cell, arm))
             if arm == baseline or reference is None or errors is None:
                 continue
-            both = pd.concat([errors, reference], axis="columns", join="inner", keys=["arm", "baseline"]).sort_index()
-            finished = both.dropna().to_numpy(dtype=np.float64)
+            both = [(errors[seed], reference[seed]) for seed in sorted(errors.keys() & reference.keys())]
+            values = np.asarray(both, dtype=np.float64).reshape(-1, 2)
+            finished = values[~np.isnan(values).any(axis=1)]
             found.append(Pairs(cell, arm, finished[:, 0], finished[:, 1], planned=len(both)))
     return found
 
 
 def compare(family: Sequence[Pairs]) -> list[Comparison]:
     """Judge all comparisons of a family together, in the order given."""
-    tests = [paired_t(pairs.errors - pairs.baseline_errors) for pairs in family]
-    flips = [sign_flip_p(pairs.errors - pairs.baseline_errors) for pairs in family]
+    tests = [paired_t(pairs.differences) for pairs in family]
+    flips = [sign_flip_p(pairs.differences) for pairs in family]
     floors = [_reachable_floor(len(pairs.errors)) for pairs in family]
     entering = [flip if test.sd == 0 else test.p for test, flip in zip(tests, flips, strict=True)]
     holm_ps = holm(entering)
@@ -190,6 +227,38 @@ def compare(family: Sequence[Pairs]) -> list[Comparison]:
             )
         )
     return comparisons
+
+
+def judge(family: Sequence[Pairs], *, better: Literal["lower", "higher", "neither"]) -> list[Judgement]:
+    """Judge the comparisons of one secondary figure together, in the order given.
+
+    p is the paired t test's, and the sign-flip test's where all pairs differ by the same amount.
+    """
+    tests = [paired_t(pairs.differences) for pairs in family]
+    ps = [np.nan] * len(family)
+    if better != "neither":
+        ps = [
+            sign_flip_p(pairs.differences) if test.sd == 0 else test.p
+            for pairs, test in zip(family, tests, strict=True)
+        ]
+    sign = -1 if better == "higher" else 1
+    return [
+        Judgement(
+            cell=pairs.cell,
+            arm=pairs.arm,
+            planned=pairs.planned,
+            pairs=len(pairs.errors),
+            pair_mean=_mean(pairs.errors),
+            baseline_mean=_mean(pairs.baseline_errors),
+            difference=test.mean,
+            low=test.low,
+            high=test.high,
+            p=p,
+            holm_p=float(holm_p),
+            verdict="" if better == "neither" else _verdict(len(pairs.errors), sign * test.mean, holm_p=float(holm_p)),
+        )
+        for pairs, test, p, holm_p in zip(family, tests, ps, holm(ps), strict=True)
+    ]
 
 
 def paired_t(differences: ArrayLike) -> PairedT:

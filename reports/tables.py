@@ -3,49 +3,38 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
-from bench.plan.power import SIGNIFICANCE_LEVEL
 from reports import wording
+from reports.formats import NOTHING, count, duration, number, p_value, percent
 from reports.load import FINISHED, Results
-from reports.statistics import Comparison
-from reports.wording import NOTHING, percent, percent_digits
+from reports.measures import Measure, measure
+from reports.statistics import Comparison, Judgement
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 TEXT_WIDTH = 100
 
-
-@dataclass(frozen=True)
-class Column:
-    """A metric as a column: mean and sd over the finished seeds, in percent or as it is."""
-
-    metric: str
-    title: str
-    in_percent: bool = True
+PATHS = {"root", "fingerprint", "file", "order"}
+"""Options that say where something lies, and not what it is."""
 
 
-SELECTION = (
-    Column("test_error_last", "last epoch (%)"),
-    Column("test_error_val_selected", "selected on validation (%)"),
-    Column("test_error_oracle", "oracle: best on test (%)"),
-)
-MEMORY = (
-    Column("train_error_clean_labels", "training error, right labels (%)"),
-    Column("train_error_wrong_labels", "training error, wrong labels (%)"),
-    Column("test_error_last", "test error, last epoch (%)"),
-)
-CALIBRATION = (
-    Column("test_nll", "NLL (nats)", in_percent=False),
-    Column("test_brier", "Brier", in_percent=False),
-    Column("test_ece", "ECE (%)"),
-)
+SELECTION = {
+    "test_error_last": "last epoch (%)",
+    "test_error_val_selected": "selected on validation (%)",
+    "test_error_oracle": "oracle: best on test (%)",
+}
+MEMORY = {
+    "train_error_clean_labels": "training error, right labels (%)",
+    "train_error_wrong_labels": "training error, wrong labels (%)",
+    "test_error_last": "test error, last epoch (%)",
+}
 
 
 @dataclass(frozen=True)
@@ -101,37 +90,49 @@ def comparison_frame(results: Results, comparisons: Sequence[Comparison], *, met
 
 
 def comparison_table(results: Results, comparisons: Sequence[Comparison], *, metric: str) -> Table:
-    """The paired comparison, in percent and percentage points, grouped by cell."""
+    """The paired comparison in the metric's own unit, percentage points for percent, grouped by cell."""
     summary = condition_summary(results, metric)
     made = {(each.cell, each.arm): each for each in comparisons}
-    error = Column(metric, "error (%)")
+    figure = measure(metric)
     groups: dict[str, list[tuple[str, ...]]] = {}
     for cell, arm in conditions(results):
         spread = summary[cell, arm]
-        own = (wording.arm_name(arm), _mean_and_sd(spread, error), str(spread.n))
+        own = (wording.arm_name(arm), mean_and_sd(spread, figure), str(spread.n))
         judged = made.get((cell, arm))
         baseline = "baseline" if arm == results.plan.baseline else "no baseline here"
-        groups.setdefault(cell, []).append(own + (_judgement(judged) if judged else ("", "", "", "", "", "", baseline)))
-    own_columns = ("method", error.title, "seeds")
+        groups.setdefault(cell, []).append(
+            own + (_judgement(judged, figure) if judged else ("", "", "", "", "", "", baseline))
+        )
+    own_columns = ("method", figure.label, "seeds")
     judged_columns = ("pairs", "difference", "95 % interval", "p (Holm)", "p (sign-flip)", "floor", "verdict")
     return Table(own_columns + judged_columns, _frozen(groups), notes=tuple(_notes(comparisons)))
 
 
-def metrics_table(results: Results, columns: Sequence[Column], *, cells: Collection[str] | None = None) -> Table:
-    """Mean and sd of several metrics for each condition, in all cells or in some; of metrics that some trial has."""
-    present = [column for column in columns if results.column(column.metric).notna().any()]
-    summaries = {column: condition_summary(results, column.metric) for column in present}
+def metrics_table(
+    results: Results,
+    metrics: Collection[str],
+    *,
+    cells: Collection[str] | None = None,
+    titles: Mapping[str, str] | None = None,
+) -> Table:
+    """Mean and sd of several metrics for each condition, in all cells or in some; of metrics that some trial has.
+
+    titles: of the columns that are not to go by the metric's own.
+    """
+    present = [measure(name) for name in metrics if results.column(name).notna().any()]
+    summaries = {each: condition_summary(results, each.name) for each in present}
     groups: dict[str, list[tuple[str, ...]]] = {}
     for cell, arm in conditions(results):
         if cells is None or cell in cells:
-            values = [_mean_and_sd(summary[cell, arm], column) for column, summary in summaries.items()]
+            values = [mean_and_sd(summary[cell, arm], each) for each, summary in summaries.items()]
             groups.setdefault(cell, []).append((wording.arm_name(arm), *values))
-    return Table(("method", *(column.title for column in present)), _frozen(groups))
+    header = [(titles or {}).get(each.name, each.label) for each in present]
+    return Table(("method", *header), _frozen(groups))
 
 
 def noisy_cells(results: Results) -> set[str]:
     """The cells that train on some wrong labels."""
-    return {planned.cell for planned in results.plan.trials if planned.trial.label_noise.rate}
+    return {planned.cell for planned in results.plan.trials if planned.trial.label_noise.is_noisy}
 
 
 def unfinished_table(results: Results) -> Table:
@@ -160,9 +161,9 @@ def time_table(results: Results) -> Table:
             (
                 wording.arm_name(arm),
                 str(len(own)),
-                wording.duration(own["train_seconds"].mean()),
-                wording.duration(own["total_seconds"].sum()),
-                wording.number(own["peak_rss_bytes"].max() / 2**20, 0),
+                duration(own["train_seconds"].mean()),
+                duration(own["total_seconds"].sum()),
+                number(own["peak_rss_bytes"].max() / 2**20, 0),
                 str(int((own["attempts"] - 1).sum())),
             )
         )
@@ -171,32 +172,57 @@ def time_table(results: Results) -> Table:
 
 
 def recipe_table(results: Results) -> Table:
-    """Every option of data set, label noise, network and training; where cells differ in one, all its values."""
+    """Every option of data set, label noise, network, training and evaluation; where cells differ, all its values."""
     in_cells = {planned.cell: planned.trial for planned in results.plan.trials}.values()
     rows = [("methods", ", ".join(wording.arm_name(arm) for arm in results.plan.arms))]
     for section in ("dataset", "label_noise", "model", "training"):
-        dumps = [
-            getattr(trial, section).model_dump(exclude={"root", "fingerprint"}, exclude_none=True) for trial in in_cells
-        ]
+        dumps = [getattr(trial, section).model_dump(exclude=PATHS, exclude_none=True) for trial in in_cells]
         options = []
         for key in dict.fromkeys(key for dump in dumps for key in dump):
             values = dict.fromkeys(_option(dump[key]) for dump in dumps if key in dump)
             options.append(f"{key} {' / '.join(values)}")
         rows.append((section.replace("_", " "), ", ".join(options)))
+    for evaluation in results.plan.suite.evaluations:
+        dump = evaluation.model_dump(exclude={"name": True, "against": PATHS}, exclude_none=True)
+        options = [f"{key.replace('_', ' ')} {_option(value)}" for key, value in dump.items()]
+        rows.append((f"evaluation: {evaluation.name}".replace("_", " "), ", ".join(options) or "no options"))
     return Table(("part", "options"), (("", tuple(rows)),))
 
 
 def data_table(results: Results) -> Table:
-    """What the trials of each cell were trained and tested on."""
+    """What the trials of each cell were trained and tested on; the share of wrong labels where the suite has any."""
+    noisy = bool(noisy_cells(results))
     rows = []
     for cell in results.plan.cells:
         own = results.trials[(results.trials["cell"] == cell) & results.trials["num_test"].notna()]
         sizes = [_span(own[column]) for column in ("num_train", "num_val", "num_test", "num_classes")]
-        low, high = own["label_noise_realised"].min(), own["label_noise_realised"].max()
-        noise = percent(low, 1) if low == high else f"{percent(low, 1)} to {percent(high, 1)}"
-        rows.append((cell, *sizes, noise, ", ".join(_short_hashes(own["data_sha256"]))))
-    header = ("cell", "training", "validation", "test", "classes", "wrong training labels (%)", "data (SHA-256)")
+        wrong = [_percent_span(own["label_noise_realised"])] if noisy else []
+        rows.append((cell, *sizes, *wrong, ", ".join(_short_hashes(own["data_sha256"]))))
+    wrong = ["wrong training labels (%)"] if noisy else []
+    header = ("cell", "training", "validation", "test", "classes", *wrong, "data (SHA-256)")
     return Table(header, (("", tuple(rows)),))
+
+
+def label_noise_table(results: Results) -> Table:
+    """The nominal and the realised share of wrong labels of each noisy cell."""
+    rows = []
+    for cell in results.plan.cells:
+        own = [each for each in results.label_noise if each.cell == cell]
+        if own:
+            shares = [
+                _percent_span(pd.Series([getattr(each, name) for each in own]))
+                for name in ("nominal_rate", "realised_rate")
+            ]
+            rows.append((cell, own[0].kind.replace("_", " "), *shares, str(len(own))))
+    return Table(("cell", "kind", "nominal (%)", "realised (%)", "seeds"), (("", tuple(rows)),) if rows else ())
+
+
+def corruption_frame(results: Results) -> pd.DataFrame:
+    """Mean and sd of the error over seeds, for each condition, kind and severity; clean is severity 0."""
+    by = ["cell", "arm", "kind", "severity"]
+    errors = results.corruptions.groupby(by, sort=False)["error"].agg(["mean", "std", "count"]).reset_index()
+    sources = results.corruptions.groupby(by, sort=False)["source"].agg(lambda values: "/".join(dict.fromkeys(values)))
+    return errors.rename(columns={"std": "sd", "count": "n"}).join(sources, on=by)
 
 
 def markdown(table: Table) -> str:
@@ -230,35 +256,37 @@ def plain_text(table: Table, *, without: Collection[str] = ()) -> str:
     return "\n".join(lines)
 
 
-def _judgement(comparison: Comparison) -> tuple[str, ...]:
-    """The cells of a comparison, from the number of pairs on."""
-    digits = wording.comparison_digits(comparison)
-    pairs = str(comparison.pairs) if not comparison.left_out else f"{comparison.pairs} of {comparison.planned}"
+def judged_cells(judged: Comparison | Judgement, figure: Measure) -> tuple[str, str, str, str]:
+    """Pairs, difference, interval and adjusted p of a comparison."""
+    digits = figure.digits((judged.high - judged.low) / 2)
+    pairs = str(judged.pairs) if judged.pairs == judged.planned else f"{judged.pairs} of {judged.planned}"
     interval = NOTHING
-    if not np.isnan(comparison.low):
-        interval = f"[{percent(comparison.low, digits, signed=True)}, {percent(comparison.high, digits, signed=True)}]"
-    mark = {"cannot agree": " †", "disagrees": " ‡"}.get(comparison.sign_flip, "")
+    if not np.isnan(judged.low):
+        low, high = (figure.text(end, digits, signed=True) for end in (judged.low, judged.high))
+        interval = f"[{low}, {high}]"
+    return pairs, figure.text(judged.difference, digits, signed=True), interval, p_value(judged.holm_p)
+
+
+def mean_and_sd(spread: Spread, figure: Measure) -> str:
+    """Such as "4.31 ± 0.40", or the mean alone where one seed has finished."""
+    digits = figure.digits(spread.sd)
+    mean, sd = figure.text(spread.mean, digits), figure.text(spread.sd, digits)
+    return f"{mean} ± {sd}" if spread.n > 1 else mean
+
+
+def _judgement(comparison: Comparison, figure: Measure) -> tuple[str, ...]:
+    """The cells of a comparison, from the number of pairs on."""
     return (
-        pairs,
-        percent(comparison.difference, digits, signed=True),
-        interval,
-        wording.p_value(comparison.holm_p),
-        wording.p_value(comparison.sign_flip_p),
-        wording.p_value(comparison.sign_flip_floor) if comparison.pairs else NOTHING,
-        comparison.verdict + mark,
+        *judged_cells(comparison, figure),
+        p_value(comparison.sign_flip_p),
+        p_value(comparison.sign_flip_floor) if comparison.pairs else NOTHING,
+        comparison.verdict + wording.doubt_mark(comparison),
     )
 
 
 def _notes(comparisons: Sequence[Comparison]) -> Iterator[str]:
     """Footnotes to the marks and to whatever a reader could otherwise misread."""
-    marks = {each.sign_flip for each in comparisons}
-    if "cannot agree" in marks:
-        yield f"† {wording.sign_flip_note(comparisons)}"
-    if "disagrees" in marks:
-        yield (
-            "‡ The sign-flip test, Holm-adjusted like the t test, comes to the other answer at "
-            f"{SIGNIFICANCE_LEVEL:g}: do not rest on this verdict alone."
-        )
+    yield from wording.doubt_notes(comparisons)
     if any(each.spread for each in comparisons):
         yield (
             "Where all pairs differ by the same amount there is no spread for a t test; the sign-flip p stands in for "
@@ -267,7 +295,7 @@ def _notes(comparisons: Sequence[Comparison]) -> Iterator[str]:
     left_out = sum(each.left_out for each in comparisons)
     if left_out:
         planned = sum(each.planned for each in comparisons)
-        yield f"{left_out} of {wording.count(planned, 'pair')} left out of the statistics: not both halves finished."
+        yield f"{left_out} of {count(planned, 'pair')} left out of the statistics: not both halves have a result."
 
 
 def _spread(values: NDArray[np.float64]) -> Spread:
@@ -275,18 +303,17 @@ def _spread(values: NDArray[np.float64]) -> Spread:
     return Spread(mean, float(values.std(ddof=1)) if len(values) > 1 else np.nan, len(values))
 
 
-def _mean_and_sd(spread: Spread, column: Column) -> str:
-    """Such as "4.31 ± 0.40", or the mean alone where one seed has finished."""
-    if column.in_percent:
-        digits = percent_digits(spread.sd)
-        mean, sd = percent(spread.mean, digits), percent(spread.sd, digits)
-    else:
-        mean, sd = wording.number(spread.mean, 3), wording.number(spread.sd, 3)
-    return f"{mean} ± {sd}" if spread.n > 1 else mean
-
-
 def _option(value: object) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    """An option's value in few words; a matrix by its size."""
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, dict):
+        return " ".join(f"{key} {_option(item)}" for key, item in value.items())
+    if isinstance(value, tuple | list):
+        if value and isinstance(value[0], tuple | list):
+            return f"{len(value)} x {len(value[0])}"
+        return " ".join(map(_option, value))
+    return str(value)
 
 
 def _span(values: pd.Series[float]) -> str:
@@ -295,6 +322,11 @@ def _span(values: pd.Series[float]) -> str:
         return NOTHING
     low, high = int(values.min()), int(values.max())
     return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+
+
+def _percent_span(shares: pd.Series[float]) -> str:
+    low, high = shares.min(), shares.max()
+    return percent(low, 1) if percent(low, 1) == percent(high, 1) else f"{percent(low, 1)} to {percent(high, 1)}"
 
 
 def _short_hashes(hashes: pd.Series[str]) -> list[str]:

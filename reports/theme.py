@@ -70,9 +70,11 @@ class Style:
     color: str
     marker: str
     linestyle: Literal["-", "--"] = "-"
+    face: str = ""
+    """What its markers are filled with; "" for its colour."""
 
 
-BASELINE_STYLE = Style(BASELINE, "o", "--")
+BASELINE_STYLE = Style(BASELINE, "o", "--", face="white")
 
 
 def styles(names: Sequence[str], *, ordered: bool = False) -> dict[str, Style]:

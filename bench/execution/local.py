@@ -21,7 +21,7 @@ from typing import Protocol
 
 from bench.errors import UserError
 from bench.execution.devices import Slot
-from bench.execution.task import BUSY, INTERRUPTED, DataPaths, Task, start_preparing, start_trial
+from bench.execution.task import BUSY, INTERRUPTED, DataPaths, Needs, Task, start_preparing, start_trial
 from bench.plan.plan import Plan, PlannedTrial
 from bench.results.store import FINISHED, Store, TrialFolder
 from bench.training.policy import CheckpointPolicy
@@ -66,6 +66,8 @@ class RunState:
     """Finished trials' errors by arm."""
     seconds_left: float | None = None
     interrupted: bool = False
+    preparing: str = ""
+    """What is being built before the trials start."""
     latest: str = ""
 
 
@@ -96,7 +98,7 @@ def run(plan: Plan, store: Store, settings: Settings, watcher: Watcher) -> RunSt
     pending: deque[PlannedTrial] = deque()
     for planned in plan.trials:
         folder = store.trial(planned.trial_id)
-        if folder.status(plan.suite.evaluate) in FINISHED:
+        if _status(planned, folder) in FINISHED:
             _count_finished(state, planned, folder, plan.suite.report.metric)
         else:
             pending.append(planned)
@@ -106,7 +108,7 @@ def run(plan: Plan, store: Store, settings: Settings, watcher: Watcher) -> RunSt
         supervisor = _Supervisor(plan, store, settings, state, pending, context, watcher)
         with _sigterm_as_interrupt():
             try:
-                _prepare_data(context, settings.data, pending)
+                _prepare_data(context, settings, pending, state, watcher)
                 supervisor.loop()
             except KeyboardInterrupt:
                 state.interrupted = True
@@ -127,11 +129,13 @@ class _Supervisor:
     watcher: Watcher
     attempts: dict[str, int] = field(default_factory=dict)
     elsewhere: list[PlannedTrial] = field(default_factory=list)
+    waiting: list[PlannedTrial] = field(default_factory=list)
+    """Trained, but an evaluation needs the network of a trial that has none yet."""
     started: float = field(default_factory=time.monotonic)
 
     def loop(self) -> None:
         free = list(reversed(self.settings.slots))
-        while self.pending or self.state.running or self.elsewhere:
+        while self.pending or self.state.running or self.elsewhere or self.waiting:
             while free and self.pending:
                 self._launch(self.pending.popleft(), free.pop())
             connection.wait([attempt.process.sentinel for attempt in self.state.running], timeout=TICK_SECONDS)
@@ -140,6 +144,7 @@ class _Supervisor:
                 free.append(attempt.slot)
                 self._ended(attempt)
             self._look_elsewhere()
+            self._look_at_sources()
             self._follow()
             self.watcher.update(self.state)
 
@@ -157,7 +162,7 @@ class _Supervisor:
             if attempt.process.is_alive():
                 attempt.process.kill()
                 attempt.process.join()
-            if attempt.process.exitcode == 0:
+            if attempt.process.exitcode == 0 and _status(attempt.planned, attempt.folder) in FINISHED:
                 self._finished(attempt.planned, attempt.folder)
         self.state.running.clear()
 
@@ -174,7 +179,8 @@ class _Supervisor:
         return Task(
             record=planned.trial.record(),
             folder=folder.path,
-            evaluations=self.plan.suite.evaluate,
+            evaluations=planned.evaluations,
+            is_source=planned.is_source,
             keep_weights=self.settings.keep_weights,
             attempt=attempt,
             device=slot.device,
@@ -186,7 +192,10 @@ class _Supervisor:
     def _ended(self, attempt: Attempt) -> None:
         planned, folder, code = attempt.planned, attempt.folder, attempt.process.exitcode
         attempt.process.close()
-        if code == 0:
+        if code == 0 and _status(planned, folder) not in FINISHED:  # for want of another trial's network
+            self.attempts[planned.trial_id] -= 1
+            self.waiting.append(planned)
+        elif code == 0:
             self._finished(planned, folder)
         elif code == BUSY:
             self.attempts[planned.trial_id] -= 1
@@ -223,11 +232,32 @@ class _Supervisor:
             if folder.is_claimed():
                 continue
             self.elsewhere.remove(planned)
-            if folder.status(self.plan.suite.evaluate) in FINISHED:
+            if _status(planned, folder) in FINISHED:
                 self._finished(planned, folder)
             else:
                 self.pending.append(planned)
         self.state.elsewhere = len(self.elsewhere)
+
+    def _look_at_sources(self) -> None:
+        """Trials with an evaluation that needs another trial's network: on with those that can go on, or never will."""
+        for planned in list(self.waiting):
+            missing = self._missing_sources(planned)
+            coming = {other.trial_id for other in [*self.pending, *self.elsewhere]}
+            coming |= {attempt.planned.trial_id for attempt in self.state.running}
+            if not missing:
+                self.waiting.remove(planned)
+                self.pending.append(planned)
+            elif lost := missing - coming:
+                self.waiting.remove(planned)
+                reason = f"not evaluated: trial {min(lost)}, whose network it needs, has none"
+                self.state.failed.append((planned, reason))
+                self.state.latest = f"{trial_name(planned)}: {reason}"
+
+    def _missing_sources(self, planned: PlannedTrial) -> set[str]:
+        """The trials whose network an evaluation still needs and that have none yet."""
+        folder = self.store.trial(planned.trial_id)
+        lacking = {each.source for each in planned.evaluations if each.source and folder.evaluation(each.key) is None}
+        return {source for source in lacking if self.store.trial(source).status(with_weights=True) != "completed"}
 
     def _follow(self) -> None:
         """Read how far the running trials are, and weigh the time left by what each was estimated to take."""
@@ -245,14 +275,19 @@ class _Supervisor:
         self.state.seconds_left = (total - done) / len(self.settings.slots) * (spent + prior) / (done + prior)
 
 
+def _status(planned: PlannedTrial, folder: TrialFolder) -> str:
+    return folder.status(planned.evaluation_keys, with_weights=planned.is_source)
+
+
 def _count_finished(state: RunState, planned: PlannedTrial, folder: TrialFolder, metric: str) -> None:
     final = folder.final()
     assert final is not None
     state.done += 1
     if final["status"] == "diverged":
         state.diverged.append(planned)
-    elif metric in final["metrics"]:
-        state.errors.setdefault(planned.arm, []).append(final["metrics"][metric])
+    else:  # a report by a figure of an evaluation has no error of its own
+        error = final["metrics"].get(metric, final["metrics"]["test_error_last"])
+        state.errors.setdefault(planned.arm, []).append(error)
 
 
 def forkserver() -> ForkServerContext:
@@ -266,15 +301,21 @@ def forkserver() -> ForkServerContext:
     return context
 
 
-def _prepare_data(context: ForkServerContext, data: DataPaths, trials: Iterable[PlannedTrial]) -> None:
+def _prepare_data(
+    context: ForkServerContext, settings: Settings, trials: Iterable[PlannedTrial], state: RunState, watcher: Watcher
+) -> None:
     """Build the data caches in one process, before workers would wait for each other or fail one by one."""
-    wanted = {(d.name, d.root, d.image_size, d.test_fraction): d for d in (planned.trial.dataset for planned in trials)}
     answer, worker_end = context.Pipe(duplex=False)
-    process = context.Process(target=start_preparing, args=(data, list(wanted.values()), worker_end))
+    arguments = (settings.data, _needs(trials), len(settings.slots), worker_end)
+    process = context.Process(target=start_preparing, args=arguments)
     process.start()
     worker_end.close()
     try:
-        problem = answer.recv()
+        word, text = answer.recv()
+        while word == "doing":
+            state.preparing = text
+            watcher.update(state)
+            word, text = answer.recv()
     except EOFError:
         process.join()
         raise DataUnavailable(f"preparing the data sets ended with exit status {process.exitcode}") from None
@@ -282,8 +323,19 @@ def _prepare_data(context: ForkServerContext, data: DataPaths, trials: Iterable[
         process.terminate()  # it may be in the middle of a download, and this process waits for it at its exit
         raise
     process.join()
-    if problem:
-        raise DataUnavailable(problem)
+    state.preparing = ""
+    if text:
+        raise DataUnavailable(text)
+
+
+def _needs(trials: Iterable[PlannedTrial]) -> list[Needs]:
+    """One of the trials for each combination of data set, wrong labels and evaluations."""
+    distinct: dict[str, Needs] = {}
+    for planned in trials:
+        configs = tuple(evaluation.config for evaluation in planned.evaluations)
+        dataset = planned.trial.dataset.model_copy(update={"train_size": None, "val_fraction": 0.0})
+        distinct.setdefault(repr((dataset, planned.trial.label_noise, configs)), Needs(planned.trial, configs))
+    return list(distinct.values())
 
 
 @contextmanager

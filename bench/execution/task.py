@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from bench.plan.config import DatasetConfig
+from bench.plan.evaluation import Evaluation, PlannedEvaluation
+from bench.plan.trial import Trial
 from bench.results.store import Json
 from bench.training.policy import CheckpointPolicy
 
@@ -25,18 +26,31 @@ class DataPaths:
 
 
 @dataclass(frozen=True)
+class Needs:
+    """A trial whose data are to be there, with the evaluations that bring data of their own."""
+
+    trial: Trial
+    evaluations: tuple[Evaluation, ...]
+
+
+@dataclass(frozen=True)
 class Task:
-    """One attempt at one trial. visible_devices: what its process gets as CUDA_VISIBLE_DEVICES."""
+    """One attempt at one trial.
+
+    visible_devices: what its process gets as CUDA_VISIBLE_DEVICES.  is_source: whether another trial's evaluation needs
+    this one's weights.
+    """
 
     record: Json
     folder: Path
-    evaluations: tuple[str, ...]
+    evaluations: tuple[PlannedEvaluation, ...]
     keep_weights: bool
     attempt: int
     device: str
     visible_devices: str
     data: DataPaths
     policy: CheckpointPolicy
+    is_source: bool = False
 
 
 def start_trial(task: Task) -> None:
@@ -46,8 +60,12 @@ def start_trial(task: Task) -> None:
     work(task)
 
 
-def start_preparing(data: DataPaths, wanted: Iterable[DatasetConfig], answer: Connection) -> None:
-    """The target of the process that builds data caches: answers with what is wrong, or with ""."""
-    from bench.execution.worker import prepare_data
+def start_preparing(data: DataPaths, needs: Iterable[Needs], processes: int, answer: Connection) -> None:
+    """The target of the process that builds data caches.
 
-    answer.send(prepare_data(data, wanted))
+    Sends ("doing", text) as it goes on, and at its end ("done", what is wrong, or "").
+    """
+    from bench.execution.preparation import prepare_data
+
+    problem = prepare_data(data, needs, processes=processes, say=lambda text: answer.send(("doing", text)))
+    answer.send(("done", problem))

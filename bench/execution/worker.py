@@ -12,7 +12,9 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterable
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 from functools import cache
 from importlib.metadata import version
 from itertools import pairwise
@@ -21,41 +23,18 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
-from bench.data import datasets
-from bench.data.datasets import Arrays, DataError
-from bench.evaluation.evaluations import EVALUATIONS
-from bench.execution.task import BUSY, FAILED, INTERRUPTED, DataPaths, Task
-from bench.plan.config import DatasetConfig
+from bench.data.cache import Arrays
+from bench.execution.evaluate import Predictions, Subject, from_network, from_predictions
+from bench.execution.preparation import load_arrays, trial_extras
+from bench.execution.task import BUSY, FAILED, INTERRUPTED, Task
+from bench.plan.evaluation import PlannedEvaluation
 from bench.plan.trial import Trial
-from bench.results.store import Busy, Json, TrialFolder, write_atomically
-from bench.training.data import prepare
-from bench.training.loop import Interrupted, Trained, predict, train
+from bench.results.store import Busy, Json, TrialFolder, write_atomically, write_json
+from bench.training.data import TrialData, prepare
+from bench.training.loop import Interrupted, initial_model, predict, train
 from bench.training.summary import curve_metrics, prediction_metrics
-
-
-def load_arrays(data: DataPaths, dataset: DatasetConfig) -> Arrays:
-    """The data set's memory-mapped arrays; decoded into the cache if they are not there yet."""
-    return datasets.load(
-        dataset.name,
-        data_root=data.data_root,
-        cache_root=data.cache_root,
-        root=dataset.root,
-        image_size=dataset.image_size,
-        test_fraction=dataset.test_fraction,
-        fingerprint=dataset.fingerprint,
-    )
-
-
-def prepare_data(data: DataPaths, wanted: Iterable[DatasetConfig]) -> str:
-    """Build the cache of every data set before any trial starts. Returns what is wrong with the first that fails."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    for dataset in wanted:
-        try:
-            load_arrays(data, dataset)
-        except DataError as error:
-            return str(error)
-    return ""
 
 
 def work(task: Task) -> None:
@@ -85,10 +64,8 @@ def run_trial(task: Task, folder: TrialFolder, stop_requested: Callable[[], bool
     final = folder.final()
     if final is None:
         _train_and_write(task, trial, folder, stop_requested)
-    elif folder.status(task.evaluations) == "unevaluated":
-        with np.load(folder.logits) as kept:
-            logits, labels = torch.from_numpy(kept["test_logits"]), torch.from_numpy(kept["test_labels"])
-        _evaluate(folder, task.evaluations, logits, labels)
+    elif final["status"] == "completed":
+        _evaluate_finished(task, trial, folder, stop_requested)
 
 
 def _train_and_write(task: Task, trial: Trial, folder: TrialFolder, stop_requested: Callable[[], bool]) -> None:
@@ -102,24 +79,34 @@ def _train_and_write(task: Task, trial: Trial, folder: TrialFolder, stop_request
         "hardware": _hardware(device),
     }
     folder.append("started", attempt=task.attempt, pid=os.getpid(), **provenance)
-    data = prepare(trial, load_arrays(task.data, trial.dataset), device=device)
-    trained = train(trial, data, folder=folder, policy=task.policy, stop_requested=stop_requested)
+    arrays, data = _data(task, trial)
+    trained = train(
+        trial,
+        data,
+        folder=folder,
+        policy=task.policy,
+        # Evaluations of the network may take longer than its training: a kill meanwhile must not cost the latter.
+        keep_last=any(evaluation.config.needs_network for evaluation in task.evaluations),
+        stop_requested=stop_requested,
+    )
     metrics: dict[str, float] = {}
     if trained.diverged is None:
-        test_logits = predict(trained.model, data, data.test_images, trial=trial)
+        predictions = _predictions(trained.model, data, trial)
         train_logits = predict(trained.model, data, data.images, data.train, trial=trial)
         metrics = curve_metrics(trained.curve) | prediction_metrics(
-            test_logits=test_logits,
-            test_labels=data.test_labels,
-            train_logits=train_logits,
-            labels=data.labels[data.train],
-            true_labels=data.true_labels[data.train],
+            test_logits=predictions.test_logits,
+            test_labels=predictions.test_labels,
+            train_logits=train_logits.cpu(),
+            labels=data.labels[data.train].cpu(),
+            true_labels=data.true_labels[data.train].cpu(),
         )
-        logits, labels = test_logits.cpu(), data.test_labels.cpu()
-        write_atomically(folder.logits, _npz(test_logits=logits.numpy(), test_labels=labels.numpy()))
-        _evaluate(folder, task.evaluations, logits, labels)
+        write_atomically(folder.logits, _npz(predictions))
+        if data.noise is not None:
+            write_json(folder.path / "label_noise.json", data.noise)
         if task.keep_weights:
-            write_atomically(folder.weights, _weights(trained))
+            write_atomically(folder.weights, _weights(trained.model))
+        subject = _Subjects(task, trial, folder, stop_requested, arrays, data, trained.model)
+        _evaluate(task, folder, predictions, subject)
     status = "diverged" if trained.diverged else "completed"
     events, _ = folder.events()
     final: Json = {
@@ -141,10 +128,92 @@ def _train_and_write(task: Task, trial: Trial, folder: TrialFolder, stop_request
     folder.checkpoint.unlink(missing_ok=True)
 
 
-def _evaluate(folder: TrialFolder, kinds: tuple[str, ...], logits: torch.Tensor, labels: torch.Tensor) -> None:
-    for kind in kinds:
-        if folder.evaluation(kind) is None:
-            folder.write_evaluation(kind, {"kind": kind, **EVALUATIONS[kind](logits, labels)})
+def _evaluate_finished(task: Task, trial: Trial, folder: TrialFolder, stop_requested: Callable[[], bool]) -> None:
+    """Evaluate with the kept network; where it was not kept, train it again, which gives the same one."""
+    predictions = _kept_predictions(folder)
+    lacking = [evaluation for evaluation in task.evaluations if folder.evaluation(evaluation.key) is None]
+    needs_network = predictions is None or any(evaluation.config.needs_network for evaluation in lacking)
+    if (task.is_source or (lacking and needs_network)) and not folder.weights.exists():
+        _train_and_write(task, trial, folder, stop_requested)
+    elif lacking and needs_network:
+        arrays, data = _data(task, trial)
+        model = _kept_network(folder, trial, data)
+        predictions = predictions or _predictions(model, data, trial)
+        _evaluate(task, folder, predictions, _Subjects(task, trial, folder, stop_requested, arrays, data, model))
+    elif predictions is not None:
+        _evaluate(task, folder, predictions, None)
+
+
+@dataclass(frozen=True)
+class _Subjects:
+    """What is evaluated, and the network of another trial beside it where an evaluation asks for one."""
+
+    task: Task
+    trial: Trial
+    folder: TrialFolder
+    stop_requested: Callable[[], bool]
+    arrays: Arrays
+    data: TrialData
+    model: nn.Module
+
+    def subject(self, evaluation: PlannedEvaluation, predictions: Predictions) -> Subject | None:
+        """None while the other trial is not finished."""
+        source = None
+        if evaluation.source is not None:
+            other = TrialFolder(self.folder.path.parent / evaluation.source)
+            if other.final() is None or not other.weights.exists():
+                return None
+            source = _kept_network(other, self.trial, self.data)
+        return Subject(self.trial, self.data, self.arrays, self.task.data, self.model, predictions, source, self._stop)
+
+    def _stop(self) -> None:
+        if self.stop_requested():
+            raise Interrupted
+
+
+def _evaluate(task: Task, folder: TrialFolder, predictions: Predictions, subjects: _Subjects | None) -> None:
+    """Write the records that are not there. One whose other trial is not finished is left to a later attempt."""
+    for evaluation in task.evaluations:
+        if folder.evaluation(evaluation.key) is not None:
+            continue
+        if not evaluation.config.needs_network:
+            record = from_predictions(evaluation, predictions)
+        else:
+            assert subjects is not None
+            subject = subjects.subject(evaluation, predictions)
+            if subject is None:
+                continue
+            record = from_network(evaluation, subject)
+        folder.write_evaluation(evaluation.key, record)
+        folder.append("evaluated", kind=evaluation.kind, key=evaluation.key, seconds=record["seconds"])
+
+
+def _data(task: Task, trial: Trial) -> tuple[Arrays, TrialData]:
+    arrays = load_arrays(task.data, trial.dataset)
+    extras = trial_extras(task.data, trial, arrays)
+    return arrays, prepare(trial, arrays, device=torch.device(task.device), extras=extras)
+
+
+def _predictions(model: nn.Module, data: TrialData, trial: Trial) -> Predictions:
+    test_logits = predict(model, data, data.test_images, trial=trial)
+    val_logits = predict(model, data, data.images, data.val, trial=trial)
+    return Predictions(test_logits.cpu(), data.test_labels.cpu(), val_logits.cpu(), data.labels[data.val].cpu())
+
+
+def _kept_predictions(folder: TrialFolder) -> Predictions | None:
+    """What logits.npz holds; None where it is missing, torn, or from a version that kept less."""
+    try:
+        with np.load(folder.logits) as kept:
+            return Predictions(*(torch.from_numpy(kept[field.name]) for field in fields(Predictions)))
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile):
+        return None
+
+
+def _kept_network(folder: TrialFolder, trial: Trial, data: TrialData) -> nn.Module:
+    """A finished trial's network, in evaluation mode. trial: that one, or one of the same cell."""
+    model = initial_model(trial, data).to(data.images.device)
+    model.load_state_dict(torch.load(folder.weights, map_location=data.images.device, weights_only=True))
+    return model.eval()
 
 
 def _stop_requested() -> Callable[[], bool]:
@@ -186,15 +255,17 @@ def _total_seconds(events: list[Json], this_attempt: float) -> float:
     return float(earlier + this_attempt)
 
 
-def _npz(**arrays: Any) -> bytes:
+def _npz(predictions: Predictions) -> bytes:
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)
+    np.savez_compressed(
+        buffer, **{field.name: getattr(predictions, field.name).numpy() for field in fields(predictions)}
+    )
     return buffer.getvalue()
 
 
-def _weights(trained: Trained) -> bytes:
+def _weights(model: nn.Module) -> bytes:
     buffer = io.BytesIO()
-    torch.save(trained.model.state_dict(), buffer)
+    torch.save(model.state_dict(), buffer)
     return buffer.getvalue()
 
 

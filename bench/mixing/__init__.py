@@ -4,6 +4,7 @@ To add a method: a module here, and its class in METHODS. Its options are the cl
 in tests/mixing finds it. Nothing here imports torch at module level, because plans are made without it.
 """
 
+from bench.mixing.dropout import Dropout
 from bench.mixing.erm import Erm
 from bench.mixing.method import Method
 from bench.mixing.mixup import Mixup
@@ -11,6 +12,7 @@ from bench.mixing.mixup import Mixup
 METHODS: dict[str, type[Method]] = {
     "erm": Erm,
     "mixup": Mixup,
+    "dropout": Dropout,
 }
 
-__all__ = ["METHODS", "Erm", "Method", "Mixup"]
+__all__ = ["METHODS", "Dropout", "Erm", "Method", "Mixup"]

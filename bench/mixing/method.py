@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
@@ -32,6 +32,10 @@ class Method(BaseModel, ABC):
             and (key in self.shown or value != type(self).model_fields[key].default)
         ]
         return " ".join([self.name, *options])
+
+    def network_args(self, name: str) -> dict[str, Any]:
+        """Arguments for the network `name` beside the suite's own, such as dropout: none that draw initial weights."""
+        return {}
 
     @abstractmethod
     def training_loss(self, model: nn.Module, x: Tensor, y: Tensor, *, rng: np.random.Generator) -> Tensor:

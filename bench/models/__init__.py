@@ -21,22 +21,22 @@ __all__ = ["MODELS", "ModelError", "Shape", "build", "model_args"]
 Shape = tuple[int, int, int]  # channels, height, width
 
 
-def _mlp(input_shape: Shape, num_classes: int, *, hidden: Sequence[int] = (128, 64)) -> nn.Module:
+def _mlp(input_shape: Shape, num_classes: int, *, hidden: Sequence[int] = (128, 64), dropout: float = 0.0) -> nn.Module:
     from bench.models.mlp import mlp
 
-    return mlp(input_shape, num_classes, hidden=hidden)
+    return mlp(input_shape, num_classes, hidden=hidden, dropout=dropout)
 
 
-def _lenet(input_shape: Shape, num_classes: int) -> nn.Module:
+def _lenet(input_shape: Shape, num_classes: int, *, dropout: float = 0.0) -> nn.Module:
     from bench.models.lenet import lenet
 
-    return lenet(input_shape, num_classes)
+    return lenet(input_shape, num_classes, dropout=dropout)
 
 
-def _preact_resnet18(input_shape: Shape, num_classes: int, *, width: int = 64) -> nn.Module:
+def _preact_resnet18(input_shape: Shape, num_classes: int, *, width: int = 64, dropout: float = 0.0) -> nn.Module:
     from bench.models.preact_resnet import PreActResNet18
 
-    return PreActResNet18(input_shape[0], num_classes, width=width)
+    return PreActResNet18(input_shape[0], num_classes, width=width, dropout=dropout)
 
 
 def _wrn_28_10(

@@ -5,11 +5,12 @@ from __future__ import annotations
 from torch import nn
 
 
-def lenet(input_shape: tuple[int, int, int], num_classes: int) -> nn.Sequential:
+def lenet(input_shape: tuple[int, int, int], num_classes: int, *, dropout: float) -> nn.Sequential:
     """The layout of LeNet-5 (LeCun et al. 1998), with ReLU and max-pooling; PyTorch's default initialisation.
 
     The original sees MNIST padded to 32x32; so an image with a side below 32 is padded by 2 in the first
     convolution: 61,706 parameters at 28x28 grey, 62,006 at 32x32 colour.  Raises ValueError below 28x28.
+    dropout: the probability, after each of the two hidden fully connected layers.
     """
     channels, height, width = input_shape
     if min(height, width) < 28:
@@ -29,7 +30,9 @@ def lenet(input_shape: tuple[int, int, int], num_classes: int) -> nn.Sequential:
         nn.Flatten(),
         nn.Linear(16 * side_after(height) * side_after(width), 120),
         nn.ReLU(inplace=True),
+        nn.Dropout(dropout),
         nn.Linear(120, 84),
         nn.ReLU(inplace=True),
+        nn.Dropout(dropout),
         nn.Linear(84, num_classes),
     )

@@ -8,15 +8,18 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self, get_args
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import InitErrorDetails
 
+from bench.data.corruptions import EXTRA, STANDARD
 from bench.data.datasets import DATASETS
 from bench.models import MODELS, model_args
 
-NoiseKind = Literal["none", "uniform", "symmetric"]
+NoiseKind = Literal["none", "uniform", "symmetric", "pair_flip", "asymmetric", "matrix", "instance", "human"]
+RateNoise = ("uniform", "symmetric", "pair_flip", "asymmetric", "instance")
+"""Kinds of label noise that a rate belongs to; the others bring theirs along."""
 
 
 class Section(BaseModel):
@@ -28,6 +31,24 @@ class Section(BaseModel):
     def display_name(self) -> str:
         """The name in tables and figures; empty where a section has none."""
         return ""
+
+
+class TrainCorruption(Section):
+    """Training images of which some are corrupted, as the images of a cheaper camera would be."""
+
+    kind: str
+    severity: int = Field(default=3, ge=1, le=5)
+    share: float = Field(default=1.0, gt=0, le=1, description="share of the training images, chosen by the seed")
+
+    @field_validator("kind")
+    @classmethod
+    def _known(cls, kind: str) -> str:
+        return known(kind, STANDARD + EXTRA, what="corruption")
+
+    @property
+    def display_name(self) -> str:
+        share = "" if self.share == 1 else f" on {100 * self.share:g} %"
+        return f"{self.kind} {self.severity}{share}"
 
 
 class DatasetConfig(Section):
@@ -42,6 +63,9 @@ class DatasetConfig(Section):
     train_size: int | None = Field(default=None, ge=2, description="train on a stratified subset of this many images")
     val_fraction: float = Field(
         default=0.1, ge=0, le=0.9, description="share of the training set that validates; 0: no selection"
+    )
+    train_corruption: TrainCorruption | None = Field(
+        default=None, description="corrupt training images, as in {kind: gaussian_noise, severity: 3, share: 0.5}"
     )
     fingerprint: str = Field(default="", description="identity of an image folder's content; filled by the plan")
 
@@ -74,7 +98,8 @@ class DatasetConfig(Section):
     @property
     def display_name(self) -> str:
         """The name in tables and figures: an image folder goes by its folder's name."""
-        return self.root.name if self.root else self.name
+        name = self.root.name if self.root else self.name
+        return f"{name} + {self.train_corruption.display_name}" if self.train_corruption else name
 
 
 class LabelNoiseConfig(Section):
@@ -82,28 +107,78 @@ class LabelNoiseConfig(Section):
 
     kind: NoiseKind = Field(
         default="uniform",
-        description="uniform: redrawn over all classes, so some stay right (the mixup paper); symmetric: always wrong",
+        description="uniform: redrawn over all classes, so some stay right (the mixup paper); symmetric: always wrong; "
+        "pair_flip: the next class; asymmetric: by a map of classes; matrix: by given probabilities; instance: where a "
+        "linear classifier is least sure; human: read from a file such as CIFAR-10N's",
     )
     rate: float = Field(default=0.0, ge=0, le=1, description="share of training labels that are redrawn")
+    map: dict[str | int, str | int] | None = Field(
+        default=None, description="asymmetric: class to class, by name or number; known for cifar10, mnist and others"
+    )
+    matrix: tuple[Annotated[tuple[float, ...], Field(strict=False)], ...] | None = Field(
+        default=None, strict=False, description="matrix: row i has the probabilities of the labels of class i"
+    )
+    file: Path | None = Field(
+        default=None, strict=False, description="human: the published file, such as CIFAR-10_human.pt"
+    )
+    labels: str | None = Field(default=None, description="human: which of the file's label sets")
+    order: Path | None = Field(
+        default=None, strict=False, description="human, image_folder: a CSV with the file of each official index"
+    )
+    fingerprint: str | None = Field(default=None, description="SHA-256 of the files; filled by the plan")
+
+    owners: ClassVar[dict[str, str]] = {
+        "map": "asymmetric",
+        "matrix": "matrix",
+        "file": "human",
+        "labels": "human",
+        "order": "human",
+    }
+
+    @field_validator("file", "order")
+    @classmethod
+    def _absolute(cls, path: Path | None) -> Path | None:
+        return path and path.expanduser().absolute()
 
     @model_validator(mode="before")
     @classmethod
     def _clean_is_none(cls, options: Any) -> Any:
         if not isinstance(options, dict) or options.get("kind", "none") not in get_args(NoiseKind):
             return options  # an unknown kind is an error at rate 0 too
+        if options.get("kind", "uniform") not in RateNoise:
+            return options
         rate = options.get("rate", None if "kind" in options else 0)
         return {**options, "kind": "none"} if rate == 0 else options
 
     @model_validator(mode="after")
-    def _none_is_clean(self) -> Self:
+    def _fits(self) -> Self:
         if self.kind == "none" and self.rate:
-            raise ValueError(f"kind none is for rate 0; with rate {self.rate:g} it is uniform or symmetric")
-        if self.kind != "none" and not self.rate:
+            raise ValueError(f"kind none is for rate 0; with rate {self.rate:g} it is one of {', '.join(RateNoise)}")
+        if self.kind in RateNoise and not self.rate:
             raise ValueError(f"kind {self.kind} needs a rate, such as 0.4")
+        if self.kind not in RateNoise and self.rate:
+            raise ValueError(f"kind {self.kind} takes no rate: it brings its own along")
+        for key, kind in self.owners.items():
+            if getattr(self, key) is not None and self.kind not in (kind, "none"):
+                raise ValueError(f"{key} belongs to kind {kind}, not to {self.kind}")
+        if self.kind == "matrix" and self.matrix is None:
+            raise ValueError("kind matrix needs matrix, a list of rows that each sum to 1")
+        if self.kind == "human" and (self.file is None or self.labels is None):
+            raise ValueError(
+                "kind human needs file and labels, as in {kind: human, file: CIFAR-10_human.pt, labels: worst}"
+            )
         return self
 
     @property
+    def is_noisy(self) -> bool:
+        return self.kind != "none"
+
+    @property
     def display_name(self) -> str:
+        if self.kind == "human":
+            return f"human {self.labels}"
+        if self.kind == "matrix":
+            return "matrix"
         return f"{self.kind} {100 * self.rate:g} %" if self.rate else "clean"
 
 

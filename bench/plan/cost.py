@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
+from pathlib import Path
 from statistics import median
 
+from bench.data import datasets
+from bench.data.corrupted import cache_bytes, generation_seconds
+from bench.data.corruptions import CORRUPTIONS_VERSION
+from bench.data.datasets import Facts
+from bench.plan.config import DatasetConfig
+from bench.plan.evaluation import Attacks, Corruptions, Evaluation, InBetween, Ood
 from bench.plan.networks import Network, Networks
 from bench.plan.plan import Plan, PlannedTrial, data_facts
 from bench.plan.trial import Trial
@@ -53,7 +60,7 @@ class PlanCost:
     measured: bool
 
 
-def trial_cost(trial: Trial, network: Network, *, gpu: bool = False) -> Cost:
+def trial_cost(trial: Trial, network: Network, *, evaluations: Sequence[Evaluation] = (), gpu: bool = False) -> Cost:
     """An estimate from first principles: forward plus backward is three forward passes."""
     facts = data_facts(trial.dataset)
     available = trial.dataset.train_size or facts.num_train
@@ -61,11 +68,62 @@ def trial_cost(trial: Trial, network: Network, *, gpu: bool = False) -> Cost:
     num_train = available - num_val
     epochs = trial.training.epochs
     forward_passes = epochs * (3 * num_train + num_val + facts.num_test) + num_train
+    forward_passes += sum(_evaluation_passes(evaluation, facts) for evaluation in evaluations)
     rate = GPU_FLOPS if gpu else CORE_FLOPS * trial.training.threads
     steps = epochs * ceil(num_train / trial.training.batch_size)
     seconds = START_SECONDS + steps * network.tensors * TENSOR_SECONDS + forward_passes * network.forward_flops / rate
     logits = 4 * facts.num_test * facts.num_classes
     return Cost(seconds=seconds, bytes=logits + 400 * epochs + 8000, weight_bytes=4 * network.params)
+
+
+def _evaluation_passes(evaluation: Evaluation, facts: Facts) -> int:
+    """Forward passes of one image; a gradient with respect to the pixels counts as three."""
+    if isinstance(evaluation, Corruptions):
+        return len(evaluation.wanted) * facts.num_test
+    if isinstance(evaluation, Ood):
+        against = evaluation.against
+        return data_facts(against).num_test if isinstance(against, DatasetConfig) else facts.num_test
+    if isinstance(evaluation, Attacks):
+        steps = {"fgsm": 1, "i_fgsm": evaluation.steps, "pgd": evaluation.steps * evaluation.restarts}
+        gradients = sum(steps[attack] for attack in evaluation.attacks) * len(evaluation.epsilon)
+        return 3 * gradients * min(evaluation.examples, facts.num_test)
+    if isinstance(evaluation, InBetween):
+        return 3 * 21 * evaluation.pairs
+    return 0
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """Corrupted images that are not in the cache yet, made once before the trials: bytes, seconds on one core."""
+
+    bytes: int
+    seconds: float
+
+
+def preparation_cost(trials: Iterable[PlannedTrial], cache_root: Path) -> Preparation:
+    """What the corrupted versions of the trials' data sets will take; published files that are there are not counted.
+
+    A version counts as made when the cache has a file for its data set, split, kind and severity.
+    """
+    wanted = set()
+    for planned in trials:
+        dataset = planned.trial.dataset
+        identity = (dataset.name, dataset.root, dataset.image_size, dataset.test_fraction)
+        if dataset.train_corruption is not None:
+            wanted.add((identity, "train", dataset.train_corruption.kind, dataset.train_corruption.severity))
+        for evaluation in planned.evaluations:
+            if isinstance(evaluation.config, Corruptions):
+                wanted |= {(identity, "test", kind, severity) for kind, severity in evaluation.config.wanted}
+    total_bytes, seconds = 0, 0.0
+    for (name, root, image_size, test_fraction), split, kind, severity in sorted(wanted, key=repr):
+        facts = datasets.describe(name, root=root, image_size=image_size, test_fraction=test_fraction)
+        if any(cache_root.glob(f"corrupted-v{CORRUPTIONS_VERSION}/{name}-*-{split}/{kind}-{severity}.npy")):
+            continue
+        n = facts.num_train if split == "train" else facts.num_test
+        shape = (facts.channels, facts.height, facts.width)
+        total_bytes += cache_bytes(n, shape, 1)
+        seconds += generation_seconds(n, shape, [(kind, severity)])
+    return Preparation(total_bytes, seconds)
 
 
 def plan_cost(
@@ -86,7 +144,8 @@ def plan_cost(
     for planned in plan.trials:
         condition = (planned.cell, planned.arm)
         if condition not in estimates and (network := networks.of(planned.trial)):
-            estimates[condition] = trial_cost(planned.trial, network, gpu=gpu)
+            evaluations = [evaluation.config for evaluation in planned.evaluations]
+            estimates[condition] = trial_cost(planned.trial, network, evaluations=evaluations, gpu=gpu)
     measured = {condition: median(seconds) for condition, seconds in finished_seconds.items() if seconds}
     ratios = [measured[condition] / estimates[condition].seconds for condition in measured.keys() & estimates.keys()]
     scale = median(ratios) if ratios else 1.0

@@ -10,22 +10,32 @@ from pathlib import Path
 
 from bench.data import datasets
 from bench.data.datasets import Facts
+from bench.data.human_labels import file_fingerprint
+from bench.data.label_noise import CLASS_MAPS, transition_matrix
 from bench.mixing import Erm
 from bench.plan.cells import Cell
-from bench.plan.config import SECTIONS, DatasetConfig, Section
-from bench.plan.document import dotted
+from bench.plan.config import SECTIONS, DatasetConfig, LabelNoiseConfig, Section
+from bench.plan.document import KeyPath, dotted
+from bench.plan.evaluation import Evaluation, Ood, PlannedEvaluation
 from bench.plan.suite import Suite
 from bench.plan.trial import Trial
 
 
 @dataclass(frozen=True)
 class PlannedTrial:
-    """A trial with the names that tables and figures give its cell and its arm."""
+    """A trial with the names that tables and figures give its cell and its arm, and what is measured on its network."""
 
     trial_id: str
     trial: Trial
     cell: str
     arm: str
+    evaluations: tuple[PlannedEvaluation, ...]
+    is_source: bool = False
+    """Whether another trial's evaluation needs this one's network."""
+
+    @property
+    def evaluation_keys(self) -> tuple[str, ...]:
+        return tuple(evaluation.key for evaluation in self.evaluations)
 
 
 @dataclass(frozen=True)
@@ -77,7 +87,8 @@ def make_plan(suite: Suite) -> Plan:
     cells = [_resolved(suite, cell) for cell in suite.cells]
     _check_distinct(suite, cells)
     labels = _cell_labels(cells)
-    return Plan(suite=suite, trials=tuple(_trials(suite, cells, labels)), cells=tuple(labels))
+    evaluations = [_resolved_evaluation(suite, index) for index in range(len(suite.evaluations))]
+    return Plan(suite=suite, trials=tuple(_trials(suite, cells, labels, evaluations)), cells=tuple(labels))
 
 
 def data_facts(dataset: DatasetConfig) -> Facts:
@@ -93,18 +104,47 @@ def _facts(name: str, root: Path | None, image_size: int | None, test_fraction: 
     return datasets.describe(name, root=root, image_size=image_size, test_fraction=test_fraction)
 
 
-def _trials(suite: Suite, cells: Sequence[Cell], labels: Sequence[str]) -> Iterator[PlannedTrial]:
+def _trials(
+    suite: Suite, cells: Sequence[Cell], labels: Sequence[str], evaluations: Sequence[Evaluation]
+) -> Iterator[PlannedTrial]:
     arms = [(method, method.label) for method in suite.methods]
+    sources = _sources(suite, cells) if any(each.needs_source for each in evaluations) else {}
     for seed in suite.seeds:
-        for cell, label in zip(cells, labels, strict=True):
+        for index, (cell, label) in enumerate(zip(cells, labels, strict=True)):
             for method, arm in arms:
                 if cell.runs(arm, seed):
                     trial = Trial(**cell.sections, method=method, seed=seed)
-                    yield PlannedTrial(trial.trial_id, trial, label, arm)
+                    planned = tuple(
+                        PlannedEvaluation(each, sources[index, seed] if each.needs_source else None)
+                        for each in evaluations
+                    )
+                    is_source = trial.trial_id in sources.values()
+                    yield PlannedTrial(trial.trial_id, trial, label, arm, planned, is_source)
+
+
+def _sources(suite: Suite, cells: Sequence[Cell]) -> dict[tuple[int, int], str]:
+    """By (place of the cell, seed), the baseline's trial in that cell with the next seed; after the last, the first.
+
+    Never the trial itself: an attack made on another network is what shows what transfers.
+    """
+    baseline = next(method for method in suite.methods if method.label == suite.baseline)
+    place: KeyPath = ("evaluate", [each.needs_source for each in suite.evaluations].index(True))
+    if suite.file.keep_weights == "never":
+        raise suite.document.error(place, "attacks the baseline's network: keep_weights never rules it out")
+    found = {}
+    for index, cell in enumerate(cells):
+        for position, seed in enumerate(suite.seeds):
+            later = [*suite.seeds[position + 1 :], *suite.seeds[:position]]
+            others = [other for other in later if cell.runs(suite.baseline, other)]
+            if not others:
+                message = f"attacks a {suite.baseline} trial of another seed, and a cell has none: it takes two seeds"
+                raise suite.document.error(place, message)
+            found[index, seed] = Trial(**cell.sections, method=baseline, seed=others[0]).trial_id
+    return found
 
 
 def _resolved(suite: Suite, cell: Cell) -> Cell:
-    """The cell with its image folder's fingerprint, and its sizes checked against the data."""
+    """The cell with the fingerprints of the user's files, and its sizes and classes checked against the data."""
     dataset = cell.dataset
     try:
         facts = data_facts(dataset)
@@ -113,7 +153,44 @@ def _resolved(suite: Suite, cell: Cell) -> Cell:
     if dataset.train_size is not None and dataset.train_size > facts.num_train:
         message = f"{dataset.train_size} is more than the {facts.num_train} training images of {dataset.display_name}"
         raise suite.document.error(cell.place("dataset", "train_size"), message)
-    return replace(cell, dataset=dataset.model_copy(update={"fingerprint": facts.fingerprint}))
+    return replace(
+        cell,
+        dataset=dataset.model_copy(update={"fingerprint": facts.fingerprint}),
+        label_noise=_resolved_noise(suite, cell, facts),
+    )
+
+
+def _resolved_noise(suite: Suite, cell: Cell, facts: Facts) -> LabelNoiseConfig:
+    noise = cell.label_noise
+    if noise.kind == "asymmetric" and noise.map is None and cell.dataset.name not in CLASS_MAPS:
+        known = ", ".join(CLASS_MAPS)
+        message = f"asymmetric needs a map for {cell.dataset.display_name}, class to class (known for {known})"
+        raise suite.document.error(cell.place("label_noise", "kind"), message)
+    if noise.matrix is not None:
+        try:
+            transition_matrix("matrix", 0.0, facts.num_classes, matrix=noise.matrix)
+        except ValueError as error:
+            raise suite.document.error(cell.place("label_noise", "matrix"), str(error)) from None
+    if noise.file is None:
+        return noise
+    files = [path for path in (noise.file, noise.order) if path is not None]
+    for key, path in (("file", noise.file), ("order", noise.order)):
+        if path is not None and not path.is_file():
+            raise suite.document.error(cell.place("label_noise", key), f"{path} is not there")
+    return noise.model_copy(update={"fingerprint": file_fingerprint(files)})
+
+
+def _resolved_evaluation(suite: Suite, index: int) -> Evaluation:
+    """The evaluation with the fingerprint of the data set that it names, if that is a folder."""
+    evaluation = suite.evaluations[index]
+    if not isinstance(evaluation, Ood) or not isinstance(evaluation.against, DatasetConfig):
+        return evaluation
+    try:
+        facts = data_facts(evaluation.against)
+    except datasets.DataError as error:
+        raise suite.document.error(("evaluate", index, "against"), str(error)) from None
+    against = evaluation.against.model_copy(update={"fingerprint": facts.fingerprint})
+    return evaluation.model_copy(update={"against": against})
 
 
 def _check_distinct(suite: Suite, cells: Sequence[Cell]) -> None:
@@ -145,7 +222,7 @@ def _cell_labels(cells: Sequence[Cell]) -> list[str]:
 
 def _section_labels(sections: Sequence[Section]) -> list[str]:
     """One label per section: its display name, and the keys in which sections of that name differ."""
-    options = [section.model_dump(exclude={"fingerprint"}) for section in sections]
+    options = [section.model_dump(exclude={"fingerprint", "train_corruption"}) for section in sections]
     alike: dict[str, list[dict[str, object]]] = {}
     for section, own in zip(sections, options, strict=True):
         alike.setdefault(section.display_name, []).append(own)

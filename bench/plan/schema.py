@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from bench.data.corruptions import EXTRA, STANDARD
 from bench.data.datasets import DATASETS
 from bench.mixing import METHODS
 from bench.models import MODELS, model_args
 from bench.plan.config import SECTIONS
+from bench.plan.evaluation import EVALUATIONS, NOISE_IMAGES
 from bench.plan.suite_file import SuiteFile
 
 Schema = dict[str, Any]
@@ -22,6 +24,8 @@ def suite_schema() -> Schema:
     sections = {name: _section(name) for name in SECTIONS}
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     schema["title"] = "mixup-bench suite"
+    for section in sections.values():
+        schema["$defs"] |= section.pop("$defs", {})
     schema["$defs"] |= {name: _or_bare_name(section) for name, section in sections.items()}
 
     values: Schema = {name: {"$ref": f"#/$defs/{name}"} for name in SECTIONS}
@@ -40,6 +44,8 @@ def suite_schema() -> Schema:
         "type": "array",
         "items": _mapping(values | some_cells, network_argument) | {"minProperties": 1},
     }
+    evaluations = [_evaluation(name) for name in EVALUATIONS]
+    properties["evaluate"] |= {"items": {"anyOf": [{"enum": list(EVALUATIONS)}, *evaluations]}}
     properties["methods"] = _list({"anyOf": [{"enum": list(METHODS)}, *map(_method, METHODS)]})
     return schema
 
@@ -81,6 +87,20 @@ def _mapping(properties: Schema, patterns: Schema) -> Schema:
         "patternProperties": patterns,
         "additionalProperties": False,
     }
+
+
+def _evaluation(name: str) -> Schema:
+    """An evaluation's options; kinds of corruptions may go by the name of a group, a data set by its own."""
+    options = EVALUATIONS[name].model_json_schema()["properties"]
+    properties = {key: value for key, value in options.items() if key != "name"}
+    if name == "corruptions":
+        groups: Schema = {"enum": ["standard", "extra", "all"]}
+        properties["kinds"] = {"anyOf": [groups, _list({"enum": list(STANDARD + EXTRA)})]}
+    if name == "ood":
+        sets: Schema = {"enum": [*NOISE_IMAGES, *(data_set for data_set in DATASETS if data_set != "image_folder")]}
+        properties["against"] = {"anyOf": [sets, {"$ref": "#/$defs/dataset"}]}
+    required = ["name", "against"] if name == "ood" else ["name"]
+    return _mapping({"name": {"const": name}, **properties}, {}) | {"required": required}
 
 
 def _method(name: str) -> Schema:

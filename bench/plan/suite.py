@@ -18,7 +18,8 @@ from bench.mixing import METHODS, Erm, Method
 from bench.plan.cells import Cell, expand
 from bench.plan.config import SECTIONS, nearest, nearest_key
 from bench.plan.document import Document, KeyPath, SuiteError, complaint, dotted, override, parse_value, read, shown
-from bench.plan.suite_file import ReportConfig, SuiteFile
+from bench.plan.evaluation import EVALUATIONS, Evaluation, verdict_metrics
+from bench.plan.suite_file import METRICS, ReportConfig, SuiteFile
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Suite:
     document: Document
     cells: tuple[Cell, ...]
     methods: tuple[Method, ...]
+    evaluations: tuple[Evaluation, ...]
     baseline: str
     seeds: tuple[int, ...]
     overrides: tuple[str, ...]
@@ -51,10 +53,6 @@ class Suite:
     @property
     def source(self) -> str:
         return self.file.source
-
-    @property
-    def evaluate(self) -> tuple[str, ...]:
-        return tuple(self.file.evaluate)
 
     @property
     def report(self) -> ReportConfig:
@@ -79,12 +77,13 @@ def load_suite(path: Path, *, overrides: Sequence[str] = ()) -> Suite:
         raise document.error(*complaint(error, names=SuiteFile.model_fields)) from None
     seeds = tuple(range(file.seeds)) if isinstance(file.seeds, int) else tuple(file.seeds)
     methods = tuple(_methods(document, file))
+    evaluations = tuple(_evaluations(document, file))
     baseline = _baseline(document, file, methods)
     cells = expand(document, file, methods=methods, seeds=seeds)
     if not any(cell.runs(method.label, seed) for cell in cells for method in methods for seed in seeds):
         raise document.error(("exclude",), "no trial is left: every arm is taken out of every cell")
-    _check_metric(document, file, cells)
-    return Suite(file, document, cells, methods, baseline, seeds, tuple(overrides))
+    _check_metric(document, file, cells, evaluations)
+    return Suite(file, document, cells, methods, evaluations, baseline, seeds, tuple(overrides))
 
 
 def _override(document: Document, assignment: str) -> None:
@@ -162,10 +161,44 @@ def _baseline(document: Document, file: SuiteFile, methods: Sequence[Method]) ->
     return named[0]
 
 
-def _check_metric(document: Document, file: SuiteFile, cells: Sequence[Cell]) -> None:
-    """Raise SuiteError where the report goes by validation and a cell has none."""
+def _evaluations(document: Document, file: SuiteFile) -> Iterator[Evaluation]:
+    """The entries of `evaluate`, each a name or a mapping of options."""
+    seen: dict[str, str] = {}
+    for index, entry in enumerate(file.evaluate):
+        path: KeyPath = ("evaluate", index)
+        options = {"name": entry} if isinstance(entry, str) else entry
+        if not isinstance(options, dict) or not isinstance(options.get("name"), str):
+            example = "{name: corruptions, severities: [1, 3, 5]}"
+            raise document.error(path, f"{shown(entry)} should be a name, or a mapping such as {example}")
+        if options["name"] not in EVALUATIONS:
+            raise document.error(path, f"unknown evaluation {options['name']!r}{nearest(options['name'], EVALUATIONS)}")
+        kind = EVALUATIONS[options["name"]]
+        try:
+            evaluation = kind.model_validate(options)
+        except ValidationError as error:
+            key, message = complaint(error, names=kind.model_fields)
+            raise document.error((*path, *key), message) from None
+        for metric in evaluation.metrics(validated=True):
+            if metric in seen:
+                raise document.error(path, f"gives {metric}, which {seen[metric]} gives already")
+            seen[metric] = dotted(path)
+        yield evaluation
+
+
+def _check_metric(
+    document: Document, file: SuiteFile, cells: Sequence[Cell], evaluations: Sequence[Evaluation]
+) -> None:
+    """Raise SuiteError where the report's metric is unknown, or needs validation and a cell has none."""
     metric = file.report.metric
+    there = [*METRICS, *verdict_metrics(evaluations, validated=True)]
+    if metric not in there:
+        hint = nearest(metric, there)
+        if "did you mean" not in hint:
+            hint = f"; there is {', '.join(METRICS)}, and what the evaluations give, such as {there[-1]}"
+        raise document.error(("report", "metric"), f"unknown metric {metric!r}{hint}")
+    if metric in ("test_error_last", *verdict_metrics(evaluations, validated=False)):
+        return
     for cell in cells:
-        if metric == "test_error_val_selected" and not cell.dataset.val_fraction:
+        if metric not in ("test_error_median10", "test_error_oracle") and not cell.dataset.val_fraction:
             message = f"{metric} needs validation, and {cell.dataset.display_name} has val_fraction 0"
             raise document.error(("report", "metric"), message)

@@ -6,10 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from bench.plan.config import known
 from bench.plan.document import shown
-
-Evaluation = Literal["clean", "calibration"]
 
 METRICS = ("test_error_last", "test_error_val_selected", "test_error_median10", "test_error_oracle")
 
@@ -19,12 +16,10 @@ class ReportConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    metric: str = Field(default="test_error_last", description="the error that the verdicts go by")
-
-    @field_validator("metric")
-    @classmethod
-    def _known(cls, metric: str) -> str:
-        return known(metric, METRICS, what="metric")
+    metric: str = Field(
+        default="test_error_last",
+        description=f"what the verdicts go by: {', '.join(METRICS)}, or a figure of an evaluation",
+    )
 
 
 class SuiteFile(BaseModel):
@@ -46,7 +41,11 @@ class SuiteFile(BaseModel):
     zip: list[dict[str, list[Any]]] = Field(default=[])
     include: list[dict[str, Any]] = Field(default=[])
     exclude: list[dict[str, Any]] = Field(default=[])
-    evaluate: list[Evaluation] = Field(default=["clean", "calibration"], min_length=1)
+    evaluate: list[Any] = Field(
+        default=["clean", "calibration"],
+        min_length=1,
+        description="what is measured on the trained networks: names, or mappings with options",
+    )
     keep_weights: Literal["auto", "always", "never"] = Field(
         default="auto", description="final weights; auto: while the suite's take less than 5 GB"
     )

@@ -33,9 +33,12 @@ class Trial(BaseModel):
         return METHODS[method["name"]].model_validate(method) if isinstance(method, dict) else method
 
     def identity(self) -> dict[str, Any]:
-        """Everything that trains: all options with their defaults, without paths."""
-        content = self.model_dump(mode="json")
-        del content["dataset"]["root"]
+        """Everything that trains: all options with their defaults, without paths.
+
+        An option without a value is left out: one that a later version brings then leaves today's trials as they are.
+        """
+        paths = {"dataset": {"root"}, "label_noise": {"file", "order"}}
+        content = self.model_dump(mode="json", exclude=paths, exclude_none=True)
         return {"numerics_version": NUMERICS_VERSION, **content}
 
     @property

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench.results.mlflow_trial import primary_metric
+
 if TYPE_CHECKING:
     from bench.plan.plan import Plan
 
@@ -17,7 +19,7 @@ def experiment_tags(plan: Plan) -> dict[str, str]:
     """The experiment's description, and what MLflow calls its kind and its primary metric."""
     return {
         "mlflow.experimentKind": "custom_model_development",
-        "mlflow.experiment.primaryMetric.name": f"final/{plan.suite.report.metric.replace('_last', '')}",
+        "mlflow.experiment.primaryMetric.name": primary_metric(plan),
         "mlflow.experiment.primaryMetric.greaterIsBetter": "false",
         "mlflow.note.content": f"**{plan.suite.question}**\n\n{HOW_TO_READ}",
     }
@@ -29,6 +31,7 @@ condition; two arms in one cell with one seed are a pair. `erm`, the baseline, s
 
 - `final/test_error` is the last epoch's, `final/test_error_val_selected` that of the best epoch on validation data.
   `final/test_error_oracle` is the best on the test data itself, which nobody may choose by.
+- `robust/*` are the figures on corrupted, attacked, in-between and foreign images, for suites that ask for them.
 - Errors are fractions, NLL is in nats. A run tagged `diverged` has no final scalars.
 - The verdict, with intervals and p values, is in the report: the run tagged `role` = `suite`.
 """

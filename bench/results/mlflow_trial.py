@@ -23,10 +23,23 @@ SERIES = {
     "val_nll": "val/nll",
     "test_error": "test/error",
     "test_nll": "test/nll",
+    "train_error_clean_labels": "train/error_clean_labels",
+    "train_error_wrong_labels": "train/error_wrong_labels",
     "train_seconds": "time/train_seconds",
     "eval_seconds": "time/eval_seconds",
 }
 """The journal's epoch fields and the metrics they become."""
+
+SECTIONS = {
+    "clean": "final",
+    "calibration": "final",
+    "corruptions": "robust",
+    "ood": "robust",
+    "adversarial": "robust",
+    "transfer": "robust",
+    "in_between": "robust",
+}
+"""The section of MLflow's charts in which an evaluation's figures stand."""
 
 ALWAYS_SHOWN = {
     "model.name": "model",
@@ -40,8 +53,12 @@ ALWAYS_SHOWN = {
 }
 """Options that are parameters of every run; any other is one where the plan's trials differ in it."""
 
-NOT_SHOWN = {"dataset.name", "dataset.root", "dataset.fingerprint"}
-"""Stands as the parameter `dataset`; a machine's path; a hash."""
+NOT_SHOWN = {
+    "dataset.name",  # stands as the parameter `dataset`
+    "dataset.train_corruption",  # part of that name
+    *("dataset.root", "label_noise.file", "label_noise.order"),  # a machine's paths
+    *("dataset.fingerprint", "label_noise.fingerprint"),
+}
 
 LONGEST_TAG = 5000
 """Characters; MLflow takes 8000 and its older versions 5000."""
@@ -113,7 +130,7 @@ def read_trial(planned: PlannedTrial, plan: Plan, folder: TrialFolder, *, swept:
         params=_params(planned, swept),
         tags={key: str(value)[:LONGEST_TAG] for key, value in tags.items() if value},
         epochs=tuple((event["epoch"], _epoch_points(event)) for event in durable_epochs(events, finished=bool(final))),
-        finals=tuple(_final_points(folder, final, end_ms)) if final is not None else (),
+        finals=tuple(_final_points(planned, folder, final, end_ms)) if final is not None else (),
     )
 
 
@@ -136,6 +153,15 @@ def swept_options(plan: Plan) -> frozenset[str]:
     options = [_options(planned) for planned in plan.trials]
     keys = {key for option in options for key in option} - NOT_SHOWN
     return frozenset(key for key in keys if len({repr(option.get(key)) for option in options}) > 1)
+
+
+def primary_metric(plan: Plan) -> str:
+    """MLflow's name of the figure that the suite's verdicts go by."""
+    metric = plan.suite.report.metric
+    for evaluation in plan.suite.evaluations:
+        if metric in evaluation.metrics(validated=True):
+            return f"{SECTIONS[evaluation.name]}/{metric}"
+    return f"final/{metric.replace('_last', '')}"
 
 
 def durable_epochs(events: list[Json], *, finished: bool) -> list[Json]:
@@ -195,12 +221,12 @@ def _epoch_points(event: Json) -> tuple[Point, ...]:
     )
 
 
-def _final_points(folder: TrialFolder, final: Json, end_ms: int) -> list[Point]:
-    """Final scalars of the training and of every evaluation; test_error_last is simply final/test_error."""
-    metrics: dict[str, Any] = {}
-    for record in sorted((folder.path / "evaluations").glob("*.json")):
-        metrics |= (folder.evaluation(record.stem) or {"metrics": {}})["metrics"]
-    metrics |= {name.replace("_last", ""): value for name, value in final["metrics"].items()}
-    points = {f"final/{name}": value for name, value in metrics.items()}
+def _final_points(planned: PlannedTrial, folder: TrialFolder, final: Json, end_ms: int) -> list[Point]:
+    """Final scalars of the training and of the plan's evaluations; test_error_last is simply final/test_error."""
+    points: dict[str, Any] = {}
+    for evaluation in planned.evaluations:
+        record = folder.evaluation(evaluation.key) or {"metrics": {}}
+        points |= {f"{SECTIONS[evaluation.kind]}/{name}": value for name, value in record["metrics"].items()}
+    points |= {f"final/{name.replace('_last', '')}": value for name, value in final["metrics"].items()}
     points["time/total_seconds"] = final.get("total_seconds")
     return [Point(key, float(value), end_ms, 0) for key, value in sorted(points.items()) if value is not None]

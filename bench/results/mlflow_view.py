@@ -13,6 +13,8 @@ import zlib
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
+from bench.results.mlflow_trial import primary_metric
+
 if TYPE_CHECKING:
     from bench.plan.plan import Plan
 
@@ -65,11 +67,12 @@ def saved_view(plan: Plan, *, created_ms: int) -> str:
 def _state(plan: Plan) -> dict[str, Any]:
     """What the page shows: the plan's trials, the seeds of a condition averaged, charts by arm in front."""
     grouped = ("arm", "cell") if len(plan.cells) > 1 else ("arm",)
+    primary = primary_metric(plan)
     return {
         "searchFilter": run_filter(plan.plan_id),
         "orderByKey": "tags.`cell`",
         "orderByAsc": True,
-        "selectedColumns": list(COLUMNS),
+        "selectedColumns": list(dict.fromkeys([*COLUMNS, f"metrics.`{primary}`"])),
         "runsHiddenMode": "SHOW_ALL",  # otherwise the charts show the first ten runs
         "hideEmptyCharts": True,
         "isAccordionReordered": True,  # our section stays in front of the generated ones
@@ -83,8 +86,10 @@ def _state(plan: Plan) -> dict[str, Any]:
             for values in itertools.product(plan.arms, plan.cells)
         },
         "compareRunCharts": [
-            _chart("SCATTER", "alpha", xaxis={"key": "alpha", "type": "PARAM"}, yaxis={"key": ERROR, "type": "METRIC"}),
-            _chart("BAR", "error", metricKey=ERROR),
+            _chart(
+                "SCATTER", "alpha", xaxis={"key": "alpha", "type": "PARAM"}, yaxis={"key": primary, "type": "METRIC"}
+            ),
+            _chart("BAR", "error", metricKey=primary),
             _curves("test/error"),
             _curves("train/loss"),
             _chart("BAR", "nll", metricKey="final/test_nll"),
@@ -94,7 +99,7 @@ def _state(plan: Plan) -> dict[str, Any]:
             {"uuid": "bench", "name": "Comparison", "display": True, "isReordered": True, "columns": 2},
             *(
                 {"uuid": f"bench-{name}", "name": name, "display": False, "isReordered": False}
-                for name in ("final", "test", "val", "train", "time")
+                for name in ("final", "robust", "test", "val", "train", "time")
             ),
         ],
     }

@@ -5,10 +5,11 @@
         journal.jsonl       append-only: one JSON object per event (started, epoch, checkpoint, failed, finished, ...)
         checkpoint.pt       while it trains
         final.json          written last, under a temporary name and renamed: its presence means "finished"
-        evaluations/*.json  one record per kind of evaluation
-        logits.npz          test logits of the last epoch
+        evaluations/*.json  one record per evaluation, named after its kind and a hash of its options
+        label_noise.json    the realised transition matrix, where labels are noisy
+        logits.npz          test and validation logits of the last epoch, and their labels
         weights.pt          final weights, where they are kept
-    <root>/cache/           data sets and network facts, rebuilt when missing
+    <root>/cache/           data sets, their corrupted versions, network facts: rebuilt when missing
 
 Imports neither torch nor MLflow, so that planning, status and reports start at once.
 """
@@ -173,12 +174,13 @@ class TrialFolder:
         """final.json, or None while the trial is not finished."""
         return read_json(self.path / "final.json")
 
-    def write_evaluation(self, kind: str, record: Json) -> None:
+    def write_evaluation(self, key: str, record: Json) -> None:
         (self.path / "evaluations").mkdir(exist_ok=True)
-        write_json(self.path / "evaluations" / f"{kind}.json", record)
+        write_json(self.path / "evaluations" / f"{key}.json", record)
 
-    def evaluation(self, kind: str) -> Json | None:
-        return read_json(self.path / "evaluations" / f"{kind}.json")
+    def evaluation(self, key: str) -> Json | None:
+        """The record of one evaluation: its kind, options and version make the key."""
+        return read_json(self.path / "evaluations" / f"{key}.json")
 
     def last_failure(self) -> Json | None:
         """The last "failed" event, unless the trial started again after it."""
@@ -190,16 +192,18 @@ class TrialFolder:
                 return None
         return None
 
-    def status(self, evaluations: tuple[str, ...] = ()) -> str:
+    def status(self, evaluations: tuple[str, ...] = (), *, with_weights: bool = False) -> str:
         """completed | diverged | unevaluated | running | failed | interrupted | new.
 
-        `unevaluated`: trained, but one of the named evaluations is not there yet.
+        evaluations: the keys of the records that have to be there.  with_weights: whether the final weights do.
+        `unevaluated`: trained, but something of that is not there yet.
         """
         final = self.final()
         if final is not None:
             if final["status"] == "diverged":
                 return "diverged"
-            lacking = any(self.evaluation(kind) is None for kind in evaluations)
+            lacking = any(self.evaluation(key) is None for key in evaluations)
+            lacking |= with_weights and not self.weights.exists()
             return "unevaluated" if lacking else "completed"
         if not (self.path / "journal.jsonl").exists():
             return "new"

@@ -13,7 +13,20 @@ from typing import Literal
 
 import numpy as np
 
-Stream = Literal["subset", "label_noise", "split", "init", "order", "augment", "mixing", "dropout"]
+Stream = Literal[
+    "subset",
+    "train_corruption",
+    "label_noise",
+    "split",
+    "init",
+    "order",
+    "augment",
+    "mixing",
+    "dropout",
+    "attack",
+    "in_between",
+    "noise_images",
+]
 
 
 def stream(seed: int, name: Stream, epoch: int = 0) -> np.random.Generator:

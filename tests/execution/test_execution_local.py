@@ -49,6 +49,10 @@ def run(tiny_suite, tmp_path):
     return run_plan
 
 
+def untimed(record):
+    return {key: value for key, value in record.items() if key != "seconds"}
+
+
 def numbers(store, plan):
     """Everything that a trial found, without what depends on the clock and the host."""
     found = {}
@@ -57,7 +61,7 @@ def numbers(store, plan):
         final = folder.final()
         clocks = ("seconds", "time")
         curve = [{k: v for k, v in line.items() if not any(c in k for c in clocks)} for line in folder.epochs()]
-        evaluations = [folder.evaluation(kind) for kind in ("clean", "calibration")]
+        evaluations = [untimed(folder.evaluation(key)) for key in planned.evaluation_keys]
         found[planned.trial_id] = (final["status"], final["metrics"], curve, evaluations)
     return found
 
@@ -82,7 +86,7 @@ def test_a_run_leaves_everything_behind(run):
     assert (state.done, state.failed, state.interrupted) == (8, [], False)
     for planned in plan.trials:
         folder = store.trial(planned.trial_id)
-        assert folder.status(plan.suite.evaluate) == "completed"
+        assert folder.status(planned.evaluation_keys) == "completed"
         assert folder.weights.exists()
         assert folder.logits.exists()
         assert not folder.checkpoint.exists()
@@ -109,14 +113,14 @@ def test_the_errors_are_those_of_the_kept_logits(run):
             error = (kept["test_logits"].argmax(1) != kept["test_labels"]).mean()
             assert kept["test_logits"].dtype == np.float32
         assert folder.final()["metrics"]["test_error_last"] == pytest.approx(error)
-        assert folder.evaluation("clean")["metrics"]["test_error"] == pytest.approx(error)
+        assert folder.evaluation(planned.evaluation_keys[0])["metrics"]["test_error"] == pytest.approx(error)
 
 
 def test_kept_weights_give_the_kept_logits(run):
     import numpy as np
     import torch
 
-    from bench.execution.worker import load_arrays
+    from bench.execution.preparation import load_arrays
     from bench.training.data import prepare
     from bench.training.loop import initial_model, predict
 
@@ -143,12 +147,13 @@ def test_a_second_run_trains_nothing(run):
 def test_an_evaluation_that_is_gone_is_made_again_without_training(run):
     plan, store, _ = run("seeds=1")
     folder = store.trial(plan.trials[0].trial_id)
-    lost = folder.evaluation("calibration")
-    (folder.path / "evaluations" / "calibration.json").unlink()
+    key = plan.trials[0].evaluation_keys[1]
+    lost = folder.evaluation(key)
+    (folder.path / "evaluations" / f"{key}.json").unlink()
     started = len(folder.events()[0])
     run("seeds=1")
-    assert folder.evaluation("calibration") == lost
-    assert len(folder.events()[0]) == started, "it trained again"
+    assert untimed(folder.evaluation(key)) == untimed(lost)
+    assert [event["event"] for event in folder.events()[0][started:]] == ["evaluated"], "it trained again"
 
 
 def test_a_killed_trial_is_tried_again_and_gives_the_same_numbers(run):

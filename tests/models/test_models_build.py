@@ -27,9 +27,9 @@ def test_importing_the_package_loads_neither_torch_nor_timm() -> None:
 
 def test_model_args_are_names_with_defaults() -> None:
     assert {name: model_args(name) for name in MODELS} == {
-        "mlp": {"hidden": (128, 64)},
-        "lenet": {},
-        "preact_resnet18": {"width": 64},
+        "mlp": {"hidden": (128, 64), "dropout": 0.0},
+        "lenet": {"dropout": 0.0},
+        "preact_resnet18": {"width": 64, "dropout": 0.0},
         "wrn_28_10": {"depth": 28, "widen_factor": 10, "dropout": 0.0},
     }
 

@@ -164,14 +164,14 @@ def test_stages_halve_the_resolution_after_the_first(name: str) -> None:
 def test_preact_block_without_residual_is_its_activated_input() -> None:
     """The paper's code, unlike the textbook, takes the identity shortcut after the ReLU."""
     x = torch.randn(4, 6, 5, 5)
-    block = PreActBlock(6, 6, stride=1)
+    block = PreActBlock(6, 6, stride=1, dropout=0.0)
     nn.init.zeros_(block.conv2.weight)
     torch.testing.assert_close(block(x), batch_norm_relu(x))
 
 
 def test_preact_block_without_residual_projects_its_activated_input() -> None:
     x = torch.randn(4, 6, 6, 6)
-    block = PreActBlock(6, 9, stride=2)
+    block = PreActBlock(6, 9, stride=2, dropout=0.0)
     nn.init.zeros_(block.conv2.weight)
     assert isinstance(block.shortcut, nn.Conv2d)
     projection = block.shortcut.weight[:, :, 0, 0]
@@ -196,7 +196,7 @@ def test_wide_block_without_residual_projects_its_activated_input() -> None:
     torch.testing.assert_close(block(x), expected)
 
 
-@pytest.mark.parametrize("block", [PreActBlock(4, 4, stride=1), WideBlock(4, 4, stride=1, dropout=0.0)])
+@pytest.mark.parametrize("block", [PreActBlock(4, 4, stride=1, dropout=0.0), WideBlock(4, 4, stride=1, dropout=0.0)])
 def test_residual_branch_is_bn_relu_conv_twice(block: PreActBlock | WideBlock) -> None:
     """With both convolutions set to copy their input, the branch is BatchNorm-ReLU applied twice."""
     nn.init.dirac_(block.conv1.weight)
@@ -210,7 +210,7 @@ def test_only_the_wide_resnet_activates_before_pooling() -> None:
     """Its features are positive, so with a copying classifier no logit is negative; PreAct's may be."""
     images = torch.randn(16, 3, 16, 16)
     wide = WideResNet(3, 64, depth=10, widen_factor=1, dropout=0.0)
-    preact = PreActResNet18(3, 64, width=8)
+    preact = PreActResNet18(3, 64, width=8, dropout=0.0)
     for model in (wide, preact):
         nn.init.eye_(model.classifier.weight)
         nn.init.zeros_(model.classifier.bias)
@@ -261,7 +261,7 @@ def test_wide_resnet_draws_convolutions_by_fan_out() -> None:
 
 def test_preact_resnet_keeps_pytorchs_default() -> None:
     """U(-b, b) with b = 1 / sqrt(fan_in), so its standard deviation is b / sqrt(3)."""
-    model = PreActResNet18(3, 10, width=16)
+    model = PreActResNet18(3, 10, width=16, dropout=0.0)
     for layer in model.stages.modules():
         if isinstance(layer, nn.Conv2d):
             bound = 1 / math.sqrt(layer.weight[0].numel())

@@ -39,7 +39,12 @@ def rates(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def networks() -> Networks:
-    return Networks({'mlp {"hidden": [128, 64]} on 1x8x8, 10 classes': MLP, "lenet {} on 1x8x8, 10 classes": LENET})
+    return Networks(
+        {
+            'mlp {"dropout": 0.0, "hidden": [128, 64]} on 1x8x8, 10 classes': MLP,
+            'lenet {"dropout": 0.0} on 1x8x8, 10 classes': LENET,
+        }
+    )
 
 
 @pytest.fixture

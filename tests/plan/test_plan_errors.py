@@ -71,7 +71,7 @@ def test_without_a_mistake_it_runs(load: Callable[..., Suite]) -> None:
         ),
         ("epochs: 3", "epoch: 3", "8: base.training.epoch: unknown key; did you mean 'epochs' or 'step_epochs'?"),
         ("name: mlp", "name: mlp, hiden: [8]", "6: base.model.hiden: unknown argument of mlp; did you mean 'hidden'?"),
-        ("name: mlp", "name: lenet, width: 8", "6: base.model.width: unknown argument of lenet; there is none"),
+        ("name: mlp", "name: lenet, width: 8", "6: base.model.width: unknown argument of lenet; there is dropout"),
         ("    alpha:", "    alhpa:", "13: methods[1].alhpa: unknown key; did you mean 'alpha'?"),
         ("- erm", "- {name: erm, alpha: 1}", "11: methods[0].alpha: unknown key; there is name"),
         (
@@ -107,19 +107,20 @@ def test_unknown_key(error_of: Callable[[str], str], right: str, wrong: str, err
         (
             "kind: uniform",
             "kind: unifrom",
-            "16: matrix.label_noise[1].kind: 'unifrom' should be 'none', 'uniform' or 'symmetric'",
+            "16: matrix.label_noise[1].kind: 'unifrom' should be 'none', 'uniform', 'symmetric', 'pair_flip', "
+            "'asymmetric', 'matrix', 'instance' or 'human'",
         ),
         (
             "lr: 0.1",
             "schedule: cosin",
             "9: base.training.schedule: 'cosin' should be 'constant', 'step', 'multistep', 'cosine' or 'one_cycle'",
         ),
-        ("seeds: 2", "evaluate: [cleam]", "3: evaluate[0]: 'cleam' should be 'clean' or 'calibration'"),
+        ("seeds: 2", "evaluate: [cleam]", "3: evaluate[0]: unknown evaluation 'cleam'; did you mean 'clean'?"),
         (
             "seeds: 2",
             "report: {metric: final_loss}",
             "3: report.metric: unknown metric 'final_loss'; there is test_error_last, test_error_val_selected, "
-            "test_error_median10, test_error_oracle",
+            "test_error_median10, test_error_oracle, and what the evaluations give, such as test_nll_scaled",
         ),
         ("seeds: 2", "baseline: emr", "3: baseline: 'emr' is none of the arms; did you mean 'erm'?"),
     ],
@@ -275,7 +276,8 @@ def test_no_methods(error_of: Callable[[str], str]) -> None:
         ),
         (
             "{label_noise: [{kind: none, rate: 0.4}]}",
-            "14: matrix.label_noise[0].kind: kind none is for rate 0; with rate 0.4 it is uniform or symmetric",
+            "14: matrix.label_noise[0].kind: kind none is for rate 0; with rate 0.4 it is one of uniform, symmetric, "
+            "pair_flip, asymmetric, instance",
         ),
         (
             "{training.schedule: [cosine, step]}",

@@ -66,8 +66,8 @@ def test_other_keys(load: Callable[..., Suite]) -> None:
     assert load(TEXT, "question=is a = b?").question == "is a = b?"
     assert load(TEXT, "dataset=mnist").cells[0].dataset.name == "mnist"
     assert load(TEXT, "dataset.train_size=100").cells[0].dataset.train_size == 100
-    assert load(TEXT, "model=lenet").cells[0].model.args == {}
-    assert load(TEXT, "model.hidden=[5]").cells[0].model.args == {"hidden": [5]}
+    assert load(TEXT, "model=lenet").cells[0].model.args == {"dropout": 0.0}
+    assert load(TEXT, "model.hidden=[5]").cells[0].model.args == {"hidden": [5], "dropout": 0.0}
     assert [cell.label_noise.rate for cell in load(TEXT, "matrix.label_noise.1.rate=0.9").cells][-1] == 0.9
 
 

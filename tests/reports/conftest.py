@@ -23,10 +23,13 @@ def make_world(tmp_path: Path) -> Callable[..., World]:
         epochs: int = 4,
         methods: str = "[erm, {name: mixup, alpha: [0.2, 1]}]",
         label_noise: str = "[{rate: 0}, {kind: uniform, rate: 0.4}]",
+        evaluate: str = "[clean, calibration]",
+        metric: str = "test_error_last",
         overrides: tuple[str, ...] = (),
     ) -> World:
         path = tmp_path / "synthetic.yaml"
-        path.write_text(SUITE.format(seeds=seeds, epochs=epochs, methods=methods, label_noise=label_noise))
+        parts = {"methods": methods, "label_noise": label_noise, "evaluate": evaluate, "metric": metric}
+        path.write_text(SUITE.format(seeds=seeds, epochs=epochs, **parts))
         return World(make_plan(load_suite(path, overrides=overrides)), Store(tmp_path / "results"))
 
     return make

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from bench.plan.evaluation import Corruptions, Evaluation, Ood, PlannedEvaluation
 from bench.plan.plan import Plan, PlannedTrial
-from bench.results.store import Store
+from bench.results.store import Store, write_json
 
 SUITE = """\
 name: synthetic
@@ -23,7 +24,15 @@ base:
 methods: {methods}
 matrix:
   label_noise: {label_noise}
+evaluate: {evaluate}
+report: {{metric: {metric}}}
 """
+
+EVERYTHING = """[clean, calibration, {name: corruptions, kinds: all}, {name: ood, against: gaussian_noise}, \
+{name: ood, against: mnist}, adversarial, transfer, in_between]"""
+"""Every kind of evaluation."""
+
+NUM_CLASSES = 10
 
 HARDWARE = "2 x AMD EPYC 7R13"
 VERSIONS = {"python": "3.11.9", "torch": "2.15.0", "numpy": "2.4.6"}
@@ -85,6 +94,8 @@ class World:
                 "val_error": value + 0.002,
                 "val_nll": 3 * value,
             }
+            if noise and (epoch % 2 or epoch == epochs):
+                line |= memory_errors(memorised, epoch / epochs)
             folder.append("epoch", **line, test_error=value, test_nll=3 * value, train_seconds=0.4, eval_seconds=0.05)
         best = int(np.argmin(curve))
         metrics = {
@@ -96,24 +107,147 @@ class World:
         }
         if noise:
             metrics |= {"train_error_clean_labels": 0.01, "train_error_wrong_labels": 0.9 - memorised}
+            write_json(folder.path / "label_noise.json", _label_noise(planned))
         folder.append("finished", status="completed")
         if evaluations:
             self.evaluate(planned, error)
         folder.write_final(_final(planned, metrics, versions=versions, hardware=hardware))
 
     def evaluate(self, planned: PlannedTrial, error: float) -> None:
+        """A record for every evaluation of the trial, all of them the worse the larger `error` is."""
+        for each in planned.evaluations:
+            metrics, detail = MEASURED[each.kind](each.config, error)
+            detail |= {"source_trial": each.source} if each.source else {}
+            self._write(planned, each, metrics=metrics, detail=detail)
+
+    def record(self, planned: PlannedTrial, kind: str) -> dict[str, Any]:
+        """The trial's record of this kind, the first where there are several."""
+        each = next(each for each in planned.evaluations if each.kind == kind)
+        record = self.store.trial(planned.trial_id).evaluation(each.key)
+        assert record is not None
+        return record
+
+    def rewrite(self, planned: PlannedTrial, kind: str, **parts: Any) -> None:
+        """Replace parts of the record of this kind, of the first where there are several."""
+        self._write(planned, next(each for each in planned.evaluations if each.kind == kind), **parts)
+
+    def _write(self, planned: PlannedTrial, each: PlannedEvaluation, **parts: Any) -> None:
         folder = self.store.trial(planned.trial_id)
-        clean = {"test_error": error, "test_nll": 3 * error}
-        folder.write_evaluation("clean", {"kind": "clean", "version": 1, "options": {}, "metrics": clean, "detail": {}})
-        metrics = {"test_ece": error / 2, "test_brier": 1.5 * error}
-        record = {
-            "kind": "calibration",
-            "version": 1,
-            "options": {},
-            "metrics": metrics,
-            "detail": {"bins": _bins(error)},
+        record = folder.evaluation(each.key) or {"kind": each.kind, "version": 1, "options": {}, "seconds": 0.1}
+        folder.write_evaluation(each.key, record | parts)
+
+
+def memory_errors(memorised: float, progress: float) -> dict[str, float]:
+    """Errors on training images when a share `progress` of training is over."""
+    return {
+        "train_error_clean_labels": 0.5 * (1 - progress) + 0.01,
+        "train_error_wrong_labels": 0.95 - memorised * progress,
+        "train_error_wrong_vs_true": 0.2 + memorised * progress,
+    }
+
+
+def _clean(_config: Evaluation, error: float) -> tuple[dict[str, Any], dict[str, Any]]:
+    return {"test_error": error, "test_nll": 3 * error}, {}
+
+
+def _calibration(_config: Evaluation, error: float) -> tuple[dict[str, Any], dict[str, Any]]:
+    metrics = {
+        "test_ece": error / 2,
+        "test_adaptive_ece": 0.6 * error,
+        "test_max_ce": 0.9 * error,
+        "test_classwise_ece": 0.1 * error,
+        "test_overconfidence": 0.4 * error,
+        "test_brier": 1.5 * error,
+        "test_brier_reliability": 0.2 * error,
+        "test_brier_resolution": 0.9 - 1.3 * error,
+        "test_brier_uncertainty": 0.9,
+    }
+    scaled = {f"{name}_scaled": value / 2 for name, value in metrics.items() if "brier_" not in name}
+    metrics |= scaled | {"temperature": 1 + error, "test_nll_scaled": 2 * error}
+    detail = {"bins": _bins(error), "bins_scaled": _bins(error / 4), "temperature_fit": "validation"}
+    return metrics, detail
+
+
+def _corruptions(config: Evaluation, error: float) -> tuple[dict[str, Any], dict[str, Any]]:
+    assert isinstance(config, Corruptions)
+    errors = {
+        kind: {str(severity): min(0.95, error + 0.02 * severity * (1 + index % 5)) for severity in config.severities}
+        for index, kind in enumerate(config.kinds)
+    }
+    means = {kind: float(np.mean(list(each.values()))) for kind, each in errors.items()}
+    extra = ("speckle_noise", "gaussian_blur", "spatter", "saturate")
+    mean = float(np.mean([each for kind, each in means.items() if kind not in extra]))
+    metrics = {"mean_corruption_error": mean, "relative_corruption_error": mean - error}
+    if set(extra) & means.keys():
+        metrics["extra_corruption_error"] = float(np.mean([means[kind] for kind in extra]))
+    return metrics, {"errors": errors, "source": dict.fromkeys(errors, "generated"), "clean_error": error}
+
+
+def _ood(config: Evaluation, error: float) -> tuple[dict[str, Any], dict[str, Any]]:
+    assert isinstance(config, Ood)
+    values = {"auroc": 1 - error, "aupr": 0.98 - error, "fpr95": 2 * error}
+    metrics = {
+        f"ood_{config.set_name}_{name}_{score}": value - shift
+        for score, shift in (("msp", 0.0), ("energy", 0.02))
+        for name, value in values.items()
+    }
+    return metrics, {"set": config.set_name, "num_in": 797, "num_out": 1000}
+
+
+def _attacks(config: Any, error: float) -> tuple[dict[str, Any], dict[str, Any]]:
+    strength = {"fgsm": 0.06, "i_fgsm": 0.09, "pgd": 0.1}
+    reach = 1.0 if config.name == "adversarial" else 0.5
+    errors = [
+        {
+            "attack": attack,
+            "norm": config.norm,
+            "epsilon": epsilon,
+            "steps": config.steps,
+            "restarts": config.restarts,
+            "error": min(1.0, error + reach * strength[attack] * epsilon),
         }
-        folder.write_evaluation("calibration", record)
+        for attack in config.attacks
+        for epsilon in config.epsilon
+    ]
+    prefix = config.prefix
+    metrics = {f"{prefix}_{e['attack']}_{e['norm']}_{e['epsilon']:g}_error": e["error"] for e in errors}
+    return metrics, {"errors": errors, "num_examples": 797, "clean_error": error}
+
+
+def _in_between(_config: Evaluation, error: float) -> tuple[dict[str, Any], dict[str, Any]]:
+    lam = [index / 20 for index in range(21)]
+    miss = [2 * error * each * (1 - each) for each in lam]
+    gradient = [0.2 + 8 * error * each * (1 - each) for each in lam]
+    metrics = {"in_between_miss_half": miss[10], "in_between_gradient_half": gradient[10]}
+    return metrics, {"lam": lam, "miss": miss, "gradient_norm": gradient, "num_pairs": 1000}
+
+
+MEASURED = {
+    "clean": _clean,
+    "calibration": _calibration,
+    "corruptions": _corruptions,
+    "ood": _ood,
+    "adversarial": _attacks,
+    "transfer": _attacks,
+    "in_between": _in_between,
+}
+
+
+def _label_noise(planned: PlannedTrial) -> dict[str, Any]:
+    """Counts of 90 images per class, those of a class the more wrong the larger its number and the seed."""
+    rate, seed = planned.trial.label_noise.rate, planned.trial.seed
+    matrix = np.zeros((NUM_CLASSES, NUM_CLASSES), dtype=int)
+    for true in range(NUM_CLASSES):
+        wrong = round(90 * rate) - 9 + true + seed
+        matrix[true, true] = 90 - wrong
+        matrix[true, (true + 1) % NUM_CLASSES] = wrong
+    return {
+        "kind": planned.trial.label_noise.kind,
+        "nominal_rate": rate,
+        "realised_rate": float(1 - np.trace(matrix) / matrix.sum()),
+        "matrix": matrix.tolist(),
+        "class_names": [str(digit) for digit in range(NUM_CLASSES)],
+    }
 
 
 def _bins(error: float) -> list[dict[str, Any]]:

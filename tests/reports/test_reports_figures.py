@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 from collections.abc import Callable
 
 import numpy as np
 import pytest
-from made_up_trials import World
+from made_up_trials import EVERYTHING, World
 from matplotlib.axes import Axes
+from matplotlib.patches import StepPatch
+from matplotlib.text import Text
 from PIL import Image
 from scipy import stats
+from sklearn.metrics import confusion_matrix
 
 from reports import theme
-from reports.figures import FIGURES, Drawing, draw_all
+from reports.figures import FIGURES, Drawing, draw_all, layout
 from reports.load import load
 from reports.statistics import compare, pairs_of
 
@@ -41,18 +45,27 @@ def world(make_world: Callable[..., World]) -> World:
     return world
 
 
+@pytest.fixture
+def full_world(make_world: Callable[..., World]) -> World:
+    """Every kind of evaluation."""
+    world = make_world(seeds=3, evaluate=EVERYTHING)
+    finish(world)
+    return world
+
+
 def lines_by_color(axes: Axes, color: str) -> list[tuple[np.ndarray, np.ndarray]]:
     found = [line for line in axes.lines if line.get_color() == color]
     return [(np.asarray(line.get_xdata()), np.asarray(line.get_ydata())) for line in found]
 
 
-def test_every_figure_is_drawn_and_explained(world: World) -> None:
-    drawings = draw(world)
+def test_every_figure_is_drawn_and_explained(full_world: World) -> None:
+    drawings = draw(full_world)
     assert drawings.keys() == FIGURES.keys()
     for drawing in drawings.values():
         assert drawing.title
         assert len(drawing.caption) > 100
         assert drawing.alt.endswith(".")
+        assert len(drawing.data) > 3
 
 
 def test_nothing_is_drawn_from_nothing(make_world: Callable[..., World]) -> None:
@@ -60,13 +73,13 @@ def test_nothing_is_drawn_from_nothing(make_world: Callable[..., World]) -> None
 
 
 def test_files_are_fit_for_a_paper_and_repeat_byte_for_byte(make_world: Callable[..., World]) -> None:
-    world = make_world(seeds=2, label_noise="[{rate: 0}]")
+    world = make_world(seeds=2, label_noise="[{rate: 0.4}]", evaluate=EVERYTHING)
     finish(world)
     again = draw(world)
     for name, drawing in draw(world).items():
         png, pdf = drawing.png(), drawing.pdf()
         width, height = drawing.figure.get_size_inches()
-        assert Image.open(io.BytesIO(png)).size == (int(width * 200), int(height * 200))
+        assert Image.open(io.BytesIO(png)).size == pytest.approx((200 * width, 200 * height), abs=1)
         assert width <= theme.FULL_WIDTH
         assert b"/FontFile2" in pdf  # TrueType, embedded
         assert b"/Type3" not in pdf
@@ -76,15 +89,19 @@ def test_files_are_fit_for_a_paper_and_repeat_byte_for_byte(make_world: Callable
 
 def test_no_text_leaves_the_figure(make_world: Callable[..., World]) -> None:
     methods = "[erm, {name: mixup, alpha: [0.1, 1], lam_per: sample, labels: [mixed, unmixed]}]"
-    world = make_world(seeds=2, methods=methods, label_noise="[{rate: 0}, {rate: 0.2}, {rate: 0.4}]")
+    noise = "[{rate: 0}, {rate: 0.2}, {kind: pair_flip, rate: 0.4}]"
+    world = make_world(seeds=2, methods=methods, label_noise=noise, evaluate=EVERYTHING)
     finish(world)
     for name, drawing in draw(world).items():
         drawing.figure.draw_without_rendering()  # lays the text out
         edge = drawing.figure.bbox
-        texts = [text for legend in drawing.figure.legends for text in legend.get_texts()]
+        texts = [text for legend in drawing.figure.legends for text in legend.get_texts()] + drawing.figure.texts
         for axes in drawing.figure.axes:
             texts += [axes.title, axes.xaxis.label, axes.yaxis.label, *axes.texts]
-        for text in texts:
+            for axis in (axes.xaxis, axes.yaxis):
+                low, high = sorted(axis.get_view_interval())
+                texts += [tick.label1 for tick in axis.get_major_ticks() if low <= tick.get_loc() <= high]
+        for text in filter(Text.get_text, texts):
             box = text.get_window_extent()
             assert edge.x0 - 1 <= box.x0 <= box.x1 <= edge.x1 + 1, (name, text.get_text())
             assert edge.y0 - 1 <= box.y0 <= box.y1 <= edge.y1 + 1, (name, text.get_text())
@@ -109,9 +126,16 @@ def test_alpha_shows_means_with_intervals_and_the_baseline_as_a_band(world: Worl
 
 
 def test_alpha_is_left_out_where_nothing_is_swept(make_world: Callable[..., World]) -> None:
-    world = make_world(seeds=2, methods="[erm, {name: mixup, alpha: 1}, {name: mixup, lam: 0.7}]")
+    methods = "[erm, {name: mixup, alpha: 1}, {name: mixup, lam: 0.7}]"
+    world = make_world(seeds=2, methods=methods, evaluate=EVERYTHING)
     finish(world)
     assert draw(world).keys() == FIGURES.keys() - {"alpha"}
+
+
+def test_a_figure_needs_its_evaluation(make_world: Callable[..., World]) -> None:
+    world = make_world(seeds=2, evaluate="[clean]", label_noise="[{rate: 0}]")
+    finish(world)
+    assert list(draw(world)) == ["differences", "alpha", "learning_curves"]
 
 
 def test_learning_curves_are_means_over_seeds(world: World) -> None:
@@ -129,16 +153,165 @@ def test_reliability_pools_bins_by_their_counts(make_world: Callable[..., World]
     counts, accuracies = (100, 300), (0.6, 0.8)
     for planned, count, accuracy in zip(world.plan.trials, counts, accuracies, strict=True):
         world.finish(planned, 0.2)
-        folder = world.store.trial(planned.trial_id)
-        record = folder.evaluation("calibration")
-        assert record is not None
         full = {"lower": 14 / 15, "upper": 1.0, "count": count, "confidence": accuracy + 0.1, "accuracy": accuracy}
         few = {"lower": 0.8, "upper": 13 / 15, "count": 5, "confidence": 0.85, "accuracy": 0.1}
-        folder.write_evaluation("calibration", record | {"detail": {"bins": [few, full]}})
-    axes = draw(world)["reliability"].figure.axes[0]
-    confidence, accuracy = lines_by_color(axes, theme.BASELINE)[0]
+        scaled = full | {"confidence": accuracy}
+        detail = {"bins": [few, full], "bins_scaled": [few, scaled], "temperature_fit": "validation"}
+        world.rewrite(planned, "calibration", detail=detail)
+    drawing = draw(world)["reliability"]
+    before, after, histogram, _ = drawing.figure.axes
+    confidence, accuracy = lines_by_color(before, theme.BASELINE)[0]
     assert accuracy == pytest.approx([75.0])  # (100 * 0.6 + 300 * 0.8) / 400; ten images are too few to draw
     assert confidence == pytest.approx([85.0])
+    confidence, accuracy = lines_by_color(after, theme.BASELINE)[0]
+    assert confidence == accuracy == pytest.approx([75.0])
+    (stairs,) = [patch for patch in histogram.patches if isinstance(patch, StepPatch)]
+    assert stairs.get_data().values == pytest.approx([1000 / 410, 40000 / 410])
+
+
+def test_without_temperature_scaling_there_is_one_panel_per_cell(make_world: Callable[..., World]) -> None:
+    world = make_world(seeds=2, methods="[erm]", label_noise="[{rate: 0}]")
+    finish(world)
+    for planned in world.plan.trials:
+        record = world.record(planned, "calibration")
+        world.rewrite(planned, "calibration", detail=record["detail"] | {"bins_scaled": None, "temperature_fit": None})
+    drawing = draw(world)["reliability"]
+    assert len(drawing.figure.axes) == 2  # and its histogram
+    assert "caled" not in drawing.caption
+
+
+def mean_with_interval(values: list[float]) -> list[float]:
+    """By scipy; in percent."""
+    array = 100 * np.array(values)
+    return [array.mean(), *stats.t.interval(0.95, len(array) - 1, array.mean(), stats.sem(array))]
+
+
+def test_corruptions_by_kind_and_by_severity_average_within_each_trial(full_world: World) -> None:
+    cell, arm = full_world.plan.cells[0], "mixup alpha=1"
+    trials = [each for each in full_world.plan.trials if (each.cell, each.arm) == (cell, arm)]
+    errors = [full_world.record(each, "corruptions")["detail"]["errors"] for each in trials]
+    drawings = draw(full_world)
+
+    data = drawings["corruption_kinds"].data.set_index(["cell", "arm", "kind"])
+    glass = [np.mean(list(each["glass_blur"].values())) for each in errors]
+    assert 100 * data.loc[(cell, arm, "glass_blur"), ["mean", "low", "high"]].to_numpy(float) == pytest.approx(
+        mean_with_interval(glass)
+    )
+    axes = drawings["corruption_kinds"].figure.axes[0]
+    assert len(axes.get_xticks()) == 19
+    kinds = [label.get_text() for label in drawings["corruption_kinds"].figure.axes[-1].get_xticklabels()]
+    style = layout.arm_styles(load(full_world.plan, full_world.store))[arm]
+    ((_, drawn),) = lines_by_color(axes, style.color)
+    assert drawn[kinds.index("glass blur")] == pytest.approx(100 * np.mean(glass))
+
+    data = drawings["corruption_severity"].data.set_index(["cell", "arm", "severity"])
+    standard = [kind for kind in errors[0] if kind not in ("speckle_noise", "gaussian_blur", "spatter", "saturate")]
+    assert len(standard) == 15
+    worst = [np.mean([each[kind]["5"] for kind in standard]) for each in errors]
+    assert 100 * data.loc[(cell, arm, 5), ["mean", "low", "high"]].to_numpy(float) == pytest.approx(
+        mean_with_interval(worst)
+    )
+    clean = [full_world.record(each, "corruptions")["detail"]["clean_error"] for each in trials]
+    assert data.loc[(cell, arm, 0), "mean"] == pytest.approx(np.mean(clean))
+
+
+def test_attack_curves_begin_with_the_clean_error(full_world: World) -> None:
+    cell = full_world.plan.cells[1]
+    trials = [each for each in full_world.plan.trials if (each.cell, each.arm) == (cell, "erm")]
+    drawing = draw(full_world)["attacks"]
+    for kind, transfer in (("adversarial", False), ("transfer", True)):
+        details = [full_world.record(each, kind)["detail"] for each in trials]
+        data = drawing.data
+        own = data[(data["cell"] == cell) & (data["arm"] == "erm") & (data["transfer"] == transfer)]
+        curve = own[own["attack"] == "pgd"].sort_values("epsilon").set_index("epsilon")["mean"]
+        assert curve.index.tolist() == [0, 1, 2, 4, 8]
+        assert curve[0] == pytest.approx(np.mean([each["clean_error"] for each in details]))
+        at_4 = [e["error"] for each in details for e in each["errors"] if (e["attack"], e["epsilon"]) == ("pgd", 4)]
+        assert curve[4] == pytest.approx(np.mean(at_4))
+    titles = [axes.get_title(loc="left") for axes in drawing.figure.axes[:6]]
+    assert titles == ["FGSM", "I-FGSM", "PGD", "transferred FGSM", "transferred I-FGSM", "transferred PGD"]
+    second_row = drawing.figure.axes[6:12]
+    ((radius, error),) = lines_by_color(second_row[5], theme.BASELINE)
+    assert radius.tolist() == curve.index.tolist()
+    assert error == pytest.approx(100 * curve.to_numpy())
+
+
+def test_in_between_shows_misses_in_percent_and_gradients_as_they_are(full_world: World) -> None:
+    cell = full_world.plan.cells[0]
+    trials = [each for each in full_world.plan.trials if (each.cell, each.arm) == (cell, "erm")]
+    details = [full_world.record(each, "in_between")["detail"] for each in trials]
+    misses, gradients, *_ = draw(full_world)["in_between"].figure.axes
+    ((lam, drawn),) = lines_by_color(misses, theme.BASELINE)
+    assert lam == pytest.approx(details[0]["lam"])
+    assert drawn == pytest.approx(100 * np.mean([each["miss"] for each in details], axis=0))
+    ((_, drawn),) = lines_by_color(gradients, theme.BASELINE)
+    assert drawn == pytest.approx(np.mean([each["gradient_norm"] for each in details], axis=0))
+
+
+def test_ood_shows_the_auroc_of_both_scores_against_each_set(full_world: World) -> None:
+    drawing = draw(full_world)["ood"]
+    trials = load(full_world.plan, full_world.store).trials
+    cell = full_world.plan.cells[0]
+    own = trials[(trials["cell"] == cell) & (trials["arm"] == "erm")]
+    data = drawing.data.set_index(["cell", "arm", "set", "score"])
+    assert set(data.index.get_level_values("set")) == {"gaussian_noise", "mnist"}
+    for name in ("gaussian_noise", "mnist"):
+        for score in ("msp", "energy"):
+            expected = own[f"ood_{name}_auroc_{score}"].mean()
+            assert data.loc[(cell, "erm", name, score), "mean"] == pytest.approx(expected)
+
+
+def test_transitions_are_shares_of_each_true_class_averaged_over_seeds(full_world: World) -> None:
+    cell = full_world.plan.cells[1]
+    trials = [each for each in full_world.plan.trials if (each.cell, each.arm) == (cell, "erm")]
+    records = [
+        json.loads((full_world.store.trial(each.trial_id).path / "label_noise.json").read_text()) for each in trials
+    ]
+    drawing = draw(full_world)["label_noise"]
+    (axes,) = drawing.figure.axes
+    drawn = np.asarray(axes.images[0].get_array())
+    expected = sum(confusion(record["matrix"]) for record in records) / len(records)
+    assert drawn == pytest.approx(expected)
+    assert drawn.sum(axis=1) == pytest.approx(np.ones(10))
+    realised = np.mean([record["realised_rate"] for record in records])
+    assert f"realised {100 * realised:.1f} %" in axes.get_title(loc="left").replace("\n", " ")
+    assert "nominal 40.0 %" in axes.get_title(loc="left").replace("\n", " ")
+
+
+def confusion(matrix: list[list[int]]) -> np.ndarray:
+    """scikit-learn's row-normalised confusion matrix of the labels that these counts stand for."""
+    true = [i for i, row in enumerate(matrix) for count in row for _ in range(count)]
+    given = [j for row in matrix for j, count in enumerate(row) for _ in range(count)]
+    return confusion_matrix(true, given, normalize="true")
+
+
+def test_many_classes_have_no_numbers(full_world: World) -> None:
+    matrix = (np.eye(30, dtype=int) * 20 + 1).tolist()
+    names = [f"a rather long name of class {index}" for index in range(30)]
+    for planned in full_world.plan.trials:
+        path = full_world.store.trial(planned.trial_id).path / "label_noise.json"
+        if path.exists():
+            path.write_text(json.dumps(json.loads(path.read_text()) | {"matrix": matrix, "class_names": names}))
+    (axes,) = draw(full_world)["label_noise"].figure.axes
+    assert not axes.texts
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["0", "29"]
+
+
+def test_memorisation_shows_the_three_errors_at_the_epochs_that_have_them(full_world: World) -> None:
+    cell = full_world.plan.cells[1]
+    axes = draw(full_world)["memorisation"].figure.axes
+    assert [each.get_title(loc="left") for each in axes] == [
+        "right labels",
+        "wrong labels, as given",
+        "wrong labels, against the true class",
+    ]
+    trials = [each for each in full_world.plan.trials if (each.cell, each.arm) == (cell, "erm")]
+    epochs = [full_world.store.trial(each.trial_id).epochs() for each in trials]
+    for panel, name in zip(axes, ("clean_labels", "wrong_labels", "wrong_vs_true"), strict=True):
+        ((epoch, error),) = lines_by_color(panel, theme.BASELINE)
+        assert epoch.tolist() == [1, 3, 4]
+        expected = [np.mean([own[int(e) - 1][f"train_error_{name}"] for own in epochs]) for e in epoch]
+        assert error == pytest.approx(100 * np.array(expected))
 
 
 def test_forest_shows_each_difference_with_its_interval(world: World) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made_up_trials import HARDWARE, VERSIONS, World
+from made_up_trials import EVERYTHING, HARDWARE, VERSIONS, World
 
 from reports.load import load
 
@@ -25,7 +25,7 @@ def test_a_finished_trial(make_world: Callable[..., World]) -> None:
     assert (row["train_seconds"], row["num_train"], row["label_noise_realised"]) == (16.0, 900, pytest.approx(0.36))
     assert results.curves["epoch"].tolist() == [1, 2, 3]
     assert results.curves["test_error"].iloc[-1] == 0.125
-    assert len(results.bins) == 15
+    assert results.bins["scaled"].tolist() == [0] * 15 + [1] * 15
     assert len(results.trials) == len(world.plan.trials)
 
 
@@ -91,10 +91,7 @@ def test_a_metric_that_was_not_finite_is_missing(make_world: Callable[..., World
     world = make_world()
     planned = world.plan.trials[0]
     world.finish(planned, 0.2)
-    folder = world.store.trial(planned.trial_id)
-    record = folder.evaluation("clean")
-    assert record is not None
-    folder.write_evaluation("clean", record | {"metrics": {"test_error": 0.2, "test_nll": math.inf}})
+    world.rewrite(planned, "clean", metrics={"test_error": 0.2, "test_nll": math.inf})
     column = load(world.plan, world.store).column("test_nll")
     assert column.dtype == np.float64
     assert column.isna().all()
@@ -114,7 +111,7 @@ def test_provenance_counts_trials_by_value(make_world: Callable[..., World]) -> 
 def test_each_file_of_a_finished_trial_is_read_once(
     make_world: Callable[..., World], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    world = make_world(seeds=2)
+    world = make_world(seeds=2, evaluate=EVERYTHING)
     for planned in world.plan.trials:
         world.finish(planned, 0.2)
     opened: Counter[Path] = Counter()
@@ -126,5 +123,51 @@ def test_each_file_of_a_finished_trial_is_read_once(
 
     monkeypatch.setattr(Path, "open", counting)
     load(world.plan, world.store)
-    assert len(opened) == 4 * len(world.plan.trials)  # final, journal, two evaluations
+    noisy_seeds = 2  # label_noise.json of one arm stands for all
+    assert len(opened) == (2 + 8) * len(world.plan.trials) + noisy_seeds  # final, journal, eight evaluations
     assert set(opened.values()) == {1}
+
+
+def test_details_of_every_evaluation(make_world: Callable[..., World]) -> None:
+    world = make_world(seeds=2, evaluate=EVERYTHING)
+    planned = world.trial("uniform 40 %", "erm", 1)
+    world.finish(planned, 0.25)
+    results = load(world.plan, world.store)
+    assert len(results.corruptions) == 1 + 19 * 5  # clean, and every kind and severity
+    assert len(results.attacks) == 2 * 3 * (1 + 4)
+    assert len(results.in_between) == 21
+    assert results.ood["set"].tolist() == ["gaussian_noise", "mnist"]
+    attack = results.attacks.set_index(["transfer", "attack", "epsilon"])["error"]
+    assert attack[False, "pgd", 0] == 0.25
+    assert attack[True, "pgd", 2] == pytest.approx(0.25 + 0.5 * 0.1 * 2)
+    (noise,) = results.label_noise
+    assert (noise.cell, noise.seed, noise.kind, noise.nominal_rate) == ("uniform 40 %", 1, "uniform", 0.4)
+    assert noise.matrix.sum() == 900
+    assert results.measured["corruptions"] == (
+        "mean_corruption_error",
+        "relative_corruption_error",
+        "extra_corruption_error",
+    )
+    assert len(results.measured["ood"]) == 12
+
+
+def test_two_evaluations_of_one_kind_share_the_clean_error(make_world: Callable[..., World]) -> None:
+    evaluate = (
+        "[{name: adversarial, attacks: [pgd], epsilon: [1, 2]}, {name: adversarial, attacks: [pgd], epsilon: [8]}]"
+    )
+    world = make_world(seeds=1, evaluate=evaluate)
+    world.finish(world.plan.trials[0], 0.25)
+    assert load(world.plan, world.store).attacks["epsilon"].tolist() == [0, 1, 2, 8]
+
+
+def test_numbers_that_are_missing_in_a_record_are_missing_in_the_frames(make_world: Callable[..., World]) -> None:
+    world = make_world(seeds=1, evaluate="[clean, in_between]", label_noise="[{rate: 0}]")
+    planned = world.plan.trials[0]
+    world.finish(planned, 0.25)
+    nothing = [None] * 21
+    detail = {"lam": [each / 20 for each in range(21)], "miss": nothing, "gradient_norm": nothing, "num_pairs": 1000}
+    world.rewrite(planned, "in_between", detail=detail, metrics={"in_between_miss_half": None})
+    results = load(world.plan, world.store)
+    assert results.in_between["miss"].isna().all()
+    assert results.column("in_between_miss_half").isna().all()
+    assert results.measured["in_between"] == ("in_between_miss_half",)

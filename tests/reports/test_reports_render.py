@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from made_up_trials import VERSIONS, World
+from made_up_trials import EVERYTHING, VERSIONS, World
+from scipy import stats
 
 from reports import render
 from reports.figures import FIGURES, Drawing
@@ -65,12 +66,13 @@ def without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_files_and_a_page_that_needs_nothing_from_outside(make_world: Callable[..., World], tmp_path: Path) -> None:
-    world = make_world(seeds=2)
+    world = make_world(seeds=2, evaluate=EVERYTHING)
     finish(world)
     report = render(world.plan, world.store, tmp_path / "out")
     written = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*") if path.is_file()}
-    figures = {f"figures/{name}.{kind}" for name in FIGURES for kind in ("png", "pdf")}
-    assert written == {"report.html", "comparison.csv", "comparison.md", "trials.csv"} | figures
+    figures = {f"figures/{name}.{kind}" for name in FIGURES for kind in ("png", "pdf", "csv")}
+    tables = {"comparison.csv", "comparison.md", "trials.csv", "secondary.csv", "corruptions.csv"}
+    assert written == {"report.html"} | tables | figures
     assert report.html == tmp_path / "out" / "report.html"
     assert len(report.verdicts) == 4
     assert report.verdicts[0].startswith("clean: ")
@@ -113,7 +115,9 @@ def test_the_page_says_question_verdict_and_provenance(make_world: Callable[...,
     assert "Source: Made up, Table 0" in text
     assert "Of 4 comparisons: 4 better than ERM, 0 worse, 0 without a clear difference." in text
     assert re.search(
-        r"mixup alpha=1 beats ERM by [45]\.\d+ points \[\d\.\d+, \d\.\d+\], p < 0.001 \(Holm\), 6 seeds\.", text
+        r"mixup alpha=1 beats ERM, 1\d\.\d+ % against [12]\d\.\d+ %, by [45]\.\d+ points \[\d\.\d+, \d\.\d+\], "
+        r"p < 0.001 \(Holm\), 6 seeds †",
+        text,
     )
     assert "oracle: best on test" in text
     assert "training error, wrong labels" in text
@@ -148,7 +152,7 @@ def test_failures_are_shown(make_world: Callable[..., World], tmp_path: Path) ->
     assert "so 3 of 6 pairs left out of the statistics" in text
     assert "killed by SIGKILL" in text
     assert "Some trials of mixup alpha=0.2 diverged" in text
-    assert "1 of 3 pairs left out, not finished" in report.verdicts[0]
+    assert "1 of 3 pairs left out, without a result" in report.verdicts[0]
     assert report.counts["pairs_left_out"] == 3
 
 
@@ -225,3 +229,149 @@ def test_the_page_says_where_early_stopping_would_change_the_verdict(
     text = Page(render(world.plan, world.store, tmp_path / "b").html.read_text()).text
     assert "1 of 1 would be others: mixup alpha=1" in text
     assert "no clear difference" in text
+
+
+@pytest.mark.usefixtures("without_pictures")
+def test_verdicts_go_by_the_metric_that_the_suite_names(make_world: Callable[..., World], tmp_path: Path) -> None:
+    """By test error both arms are alike; by mean corruption error mixup is worse, as scipy finds too."""
+    world = make_world(
+        methods="[erm, {name: mixup, alpha: [1, 2]}]",
+        label_noise="[{rate: 0}]",
+        evaluate="[clean, corruptions]",
+        metric="mean_corruption_error",
+    )
+    rng = np.random.default_rng(7)
+    errors: dict[str, list[float]] = {}
+    for planned in world.plan.trials:
+        world.finish(planned, 0.2 + 0.001 * planned.trial.seed)
+        errors.setdefault(planned.arm, []).append(0.4 + rng.normal(0, 0.002) + 0.03 * (planned.arm == "mixup alpha=1"))
+        metrics = world.record(planned, "corruptions")["metrics"] | {"mean_corruption_error": errors[planned.arm][-1]}
+        world.rewrite(planned, "corruptions", metrics=metrics)
+    report = render(world.plan, world.store, tmp_path)
+    theirs = stats.ttest_rel(errors["mixup alpha=1"], errors["erm"])
+    table = pd.read_csv(tmp_path / "comparison.csv").set_index("arm")
+    assert table.loc["mixup alpha=1", "verdict"] == "worse"
+    assert table.loc["mixup alpha=2", "verdict"] == "no clear difference"
+    assert table.loc["mixup alpha=1", "t_p"] == pytest.approx(theirs.pvalue)
+    assert re.search(r"mixup alpha=1 is worse than ERM, 4[23]\.\d+ % against", report.verdicts[0])
+    text = Page(report.html.read_text()).text
+    assert "The verdicts go by the mean corruption error (unnormalised)" in text
+    assert "mean corruption error (%)" in text
+    assert "at the epoch that validation selects" not in text.lower()
+    assert "Mean corruption error against alpha" in text
+    secondary = pd.read_csv(tmp_path / "secondary.csv")
+    assert set(secondary["figure"]) == {"test_error", "test_nll", "relative_corruption_error"}  # not the metric itself
+    drawn = pd.read_csv(tmp_path / "figures" / "differences.csv").set_index("arm")
+    assert drawn.loc["mixup alpha=1", "difference"] == pytest.approx(
+        np.mean(np.subtract(errors["mixup alpha=1"], errors["erm"]))
+    )
+
+
+@pytest.mark.usefixtures("without_pictures")
+@pytest.mark.parametrize(("metric", "unit"), [("test_nll", "nats"), ("adv_pgd_linf_4_error", "points")])
+def test_the_unit_of_the_metric_is_said(
+    make_world: Callable[..., World], tmp_path: Path, metric: str, unit: str
+) -> None:
+    world = make_world(label_noise="[{rate: 0}]", evaluate="[clean, adversarial]", metric=metric)
+    finish(world)
+    report = render(world.plan, world.store, tmp_path)
+    assert re.search(rf" by \d+\.\d+ {unit} \[", report.verdicts[0])
+
+
+@pytest.mark.usefixtures("without_pictures")
+def test_each_section_needs_its_evaluation(make_world: Callable[..., World], tmp_path: Path) -> None:
+    titles = {
+        "label-noise": "Wrong training labels",
+        "calibration": "Calibration",
+        "corruptions": "Corrupted test images",
+        "ood": "Images from elsewhere",
+        "attacks": "Attacks",
+        "in-between": "Between training images",
+    }
+    for evaluate, noise, there in (
+        ("[clean]", "[{rate: 0}]", set()),
+        (EVERYTHING, "[{rate: 0.4}]", set(titles)),
+        ("[clean, transfer]", "[{rate: 0}]", {"attacks"}),
+    ):
+        world = make_world(seeds=2, evaluate=evaluate, label_noise=noise)
+        finish(world)
+        page = Page(render(world.plan, world.store, tmp_path / evaluate[:12]).html.read_text())
+        anchors = {attributes.get("id") for attributes in page.all("h2")}
+        assert anchors & titles.keys() == there
+
+
+@pytest.mark.usefixtures("without_pictures")
+def test_corruptions_say_where_the_images_come_from(make_world: Callable[..., World], tmp_path: Path) -> None:
+    world = make_world(seeds=2, label_noise="[{rate: 0}]", evaluate="[{name: corruptions, kinds: all}]")
+    finish(world)
+    text = Page(render(world.plan, world.store, tmp_path).html.read_text()).text
+    assert "all 19 kinds are generated here" in text
+    assert "For validation only, never part of the mean: speckle noise, gaussian blur, spatter, saturate." in text
+    for planned in world.plan.trials:
+        detail = world.record(planned, "corruptions")["detail"]
+        world.rewrite(planned, "corruptions", detail=detail | {"source": detail["source"] | {"fog": "official"}})
+    text = Page(render(world.plan, world.store, tmp_path).html.read_text()).text
+    assert "the published files: fog." in text
+    table = pd.read_csv(tmp_path / "corruptions.csv").set_index(["arm", "kind", "severity"])
+    assert table.loc[("erm", "fog", 3), "source"] == "official"
+    own = [planned for planned in world.plan.trials if planned.arm == "erm"]
+    fog = [world.record(planned, "corruptions")["detail"]["errors"]["fog"]["3"] for planned in own]
+    assert table.loc[("erm", "fog", 3), ["mean", "sd", "n"]].tolist() == pytest.approx(
+        [np.mean(fog), np.std(fog, ddof=1), 2]
+    )
+
+
+@pytest.mark.usefixtures("without_pictures")
+def test_trials_without_their_evaluation_break_nothing(make_world: Callable[..., World], tmp_path: Path) -> None:
+    world = make_world(seeds=3, evaluate=EVERYTHING, metric="test_ece", label_noise="[{rate: 0.4}]")
+    rng = np.random.default_rng(0)
+    for index, planned in enumerate(world.plan.trials):
+        world.finish(planned, 0.2 + rng.normal(0, 0.01), evaluations=index != 1)
+    report = render(world.plan, world.store, tmp_path)
+    text = Page(report.html.read_text()).text
+    assert "1 of 9 planned trials without a result (1 trained, an evaluation is missing)" in text
+    assert "so 1 of 6 pairs left out" in text
+    assert report.counts["unevaluated"] == 1
+    for planned in world.plan.trials:
+        for path in (world.store.trial(planned.trial_id).path / "evaluations").glob("*.json"):
+            path.unlink()
+    report = render(world.plan, world.store, tmp_path)
+    assert report.summary.startswith("Too early to say")
+    assert not (tmp_path / "secondary.csv").exists()
+    assert not (tmp_path / "corruptions.csv").exists()
+    assert not (tmp_path / "figures" / "attacks.csv").exists()
+
+
+@pytest.mark.usefixtures("without_pictures")
+def test_figures_that_could_not_be_measured_are_dashes(make_world: Callable[..., World], tmp_path: Path) -> None:
+    world = make_world(seeds=2, label_noise="[{rate: 0}]", evaluate="[clean, in_between]")
+    finish(world)
+    for planned in world.plan.trials:
+        metrics = {"in_between_miss_half": None, "in_between_gradient_half": 0.5}
+        world.rewrite(planned, "in_between", metrics=metrics)
+    source = render(world.plan, world.store, tmp_path).html.read_text()
+    start = source.index("misses at lam 1/2 (%): lower is better")
+    rows = source[start : source.index("gradient norm at lam 1/2: lower")]
+    assert "<td>\N{EN DASH}</td><td>0</td>" in rows
+    assert not re.search(r"\bnan\b", Page(source).text.lower())
+
+
+@pytest.mark.usefixtures("without_pictures")
+def test_memory_is_for_suites_with_wrong_labels(make_world: Callable[..., World], tmp_path: Path) -> None:
+    world = make_world(seeds=2, label_noise="[{rate: 0}]")
+    finish(world)
+    text = Page(render(world.plan, world.store, tmp_path).html.read_text()).text
+    assert "wrong training labels" not in text
+    assert "by heart" not in text
+
+
+@pytest.mark.usefixtures("without_pictures")
+def test_a_doubtful_verdict_is_marked_and_explained_in_the_answer(
+    make_world: Callable[..., World], tmp_path: Path
+) -> None:
+    world = make_world(seeds=3, label_noise="[{rate: 0}]", methods="[erm, {name: mixup, alpha: 1}]")
+    finish(world)
+    text = Page(render(world.plan, world.store, tmp_path).html.read_text()).text
+    answer = text[: text.index("Paired comparison")]
+    assert re.search(r"p [=<] 0\.\d+ \(Holm\), 3 seeds †", answer)
+    assert "† With 3 pairs and 1 comparison" in answer

@@ -28,6 +28,7 @@ methods:
   - {name: mixup, alpha: [0.2, 1]}
 matrix:
   label_noise: [{rate: 0}, {kind: uniform, rate: 0.4}]
+evaluate: [clean, calibration, corruptions]
 """
 
 T0 = 1_700_000_000.0
@@ -59,7 +60,7 @@ class Worker:
     """Writes one trial's folder, at times of its own choosing."""
 
     def __init__(self, folder: TrialFolder, planned: PlannedTrial) -> None:
-        self.folder = folder
+        self.folder, self.planned = folder, planned
         folder.create(planned.trial.record())
 
     def log(self, event: str, *, seconds: float = 0.0, **fields: Any) -> None:
@@ -84,8 +85,13 @@ class Worker:
         self.start()
         self.epochs(1, epochs)
         self.finish(test_error_last=0.15, test_error_val_selected=0.16, test_error_oracle=0.14, train_loss_last=0.5)
-        self.folder.write_evaluation("clean", {"kind": "clean", "metrics": {"test_error": 0.15, "test_nll": 0.4}})
-        self.folder.write_evaluation("calibration", {"kind": "calibration", "metrics": {"test_ece": 0.05}})
+        self.evaluate("clean", test_error=0.15, test_nll=0.4)
+        self.evaluate("calibration", test_ece=0.05)
+
+    def evaluate(self, kind: str, **metrics: float) -> None:
+        """Write the record of the plan's evaluation of this kind."""
+        [evaluation] = [each for each in self.planned.evaluations if each.kind == kind]
+        self.folder.write_evaluation(evaluation.key, {"kind": kind, "metrics": metrics})
 
 
 @pytest.fixture(scope="session")

@@ -265,12 +265,12 @@ def test_an_evaluation_that_comes_later_or_changes_is_shown(
     trial.complete()
     publisher = publish()
     with publisher:
-        trial.folder.write_evaluation("calibration", {"kind": "calibration", "metrics": {"test_ece": 0.03}})
-        trial.folder.write_evaluation("corruptions", {"kind": "corruptions", "metrics": {"corruption_error": 0.4}})
+        trial.evaluate("calibration", test_ece=0.03)
+        trial.evaluate("corruptions", mean_corruption_error=0.4)
         publisher.publish_once()
     [run] = runs(database).values()
     assert run.data.metrics["final/test_ece"] == 0.03
-    assert run.data.metrics["final/corruption_error"] == 0.4
+    assert run.data.metrics["robust/mean_corruption_error"] == 0.4
     assert count(database, "metrics") == POINTS + 2
 
 

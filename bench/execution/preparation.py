@@ -1,0 +1,116 @@
+"""The data that trials and their evaluations need, built once in a cache before any trial starts."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterable
+
+from bench.data import datasets
+from bench.data.corrupted import build_corrupted, open_corrupted
+from bench.data.datasets import Arrays, DataError
+from bench.data.human_labels import read_human_labels
+from bench.data.image_folder import list_images
+from bench.data.posterior import open_posterior
+from bench.execution.task import DataPaths, Needs
+from bench.plan.config import DatasetConfig
+from bench.plan.evaluation import Corruptions, Ood
+from bench.plan.trial import Trial
+from bench.training.data import Extras, given_labels
+
+
+def prepare_data(data: DataPaths, needs: Iterable[Needs], *, processes: int, say: Callable[[str], None]) -> str:
+    """Build whatever of `needs` is missing. Returns what is wrong with the first that cannot be had, else ""."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    for need in needs:
+        try:
+            say(f"data set {need.trial.dataset.display_name}")
+            arrays = load_arrays(data, need.trial.dataset)
+            _build_corrupted(data, arrays, need, processes=processes, say=say)
+            if need.trial.label_noise.kind == "instance":
+                say(f"class probabilities of {need.trial.dataset.display_name}, for instance-dependent noise")
+            given_labels(need.trial, arrays, trial_extras(data, need.trial, arrays))
+            for evaluation in need.evaluations:
+                if isinstance(evaluation, Ood) and isinstance(evaluation.against, DatasetConfig):
+                    say(f"data set {evaluation.against.display_name}")
+                    load_arrays(data, evaluation.against)
+        except (DataError, ValueError) as error:
+            return str(error)
+    return ""
+
+
+def load_arrays(data: DataPaths, dataset: DatasetConfig) -> Arrays:
+    """The data set's memory-mapped arrays; decoded into the cache if they are not there yet."""
+    return datasets.load(
+        dataset.name,
+        data_root=data.data_root,
+        cache_root=data.cache_root,
+        root=dataset.root,
+        image_size=dataset.image_size,
+        test_fraction=dataset.test_fraction,
+        fingerprint=dataset.fingerprint,
+    )
+
+
+def trial_extras(data: DataPaths, trial: Trial, arrays: Arrays) -> Extras:
+    """What the trial needs besides its data set. Raises DataError where a file of the user will not do."""
+    dataset, noise = trial.dataset, trial.label_noise
+    corruption = dataset.train_corruption
+    corrupted = given = posterior = None
+    if corruption is not None:
+        corrupted = open_corrupted(
+            arrays,
+            dataset=dataset.name,
+            split="train",
+            kind=corruption.kind,
+            severity=corruption.severity,
+            source="generated",
+            data_root=data.data_root,
+            cache_root=data.cache_root,
+        ).images
+    if noise.file is not None:
+        assert noise.labels is not None
+        files = None
+        if dataset.root is not None:
+            files = [file.path for file in list_images(dataset.root, test_fraction=dataset.test_fraction).train]
+        given = read_human_labels(
+            noise.file,
+            labels=noise.labels,
+            true_labels=arrays.train_labels,
+            class_names=arrays.class_names,
+            order=noise.order,
+            folder_files=files,
+        )
+    if noise.kind == "instance":
+        posterior = open_posterior(arrays, dataset=dataset.name, cache_root=data.cache_root)
+    return Extras(corrupted_images=corrupted, given_labels=given, posterior=posterior)
+
+
+def _build_corrupted(
+    data: DataPaths, arrays: Arrays, need: Needs, *, processes: int, say: Callable[[str], None]
+) -> None:
+    name, corruption = need.trial.dataset.name, need.trial.dataset.train_corruption
+    paths = {"data_root": data.data_root, "cache_root": data.cache_root}
+    if corruption is not None:
+        wanted = [(corruption.kind, corruption.severity)]
+        build_corrupted(
+            arrays,
+            dataset=name,
+            split="train",
+            wanted=wanted,
+            source="generated",
+            processes=processes,
+            say=say,
+            **paths,
+        )
+    for evaluation in need.evaluations:
+        if isinstance(evaluation, Corruptions):
+            build_corrupted(
+                arrays,
+                dataset=name,
+                split="test",
+                wanted=evaluation.wanted,
+                source=evaluation.source,
+                processes=processes,
+                say=say,
+                **paths,
+            )

@@ -1,0 +1,44 @@
+"""The report's figures. Each takes the results and the comparisons, and returns None where it has nothing to show.
+
+To add a figure: a function in the module of its subject and its name in FIGURES, in the order of the page. It stands
+among the figures of the suite's question, unless reports/sections.py gives it a section.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import matplotlib as mpl
+
+from reports import theme
+from reports.figures.calibration import reliability
+from reports.figures.drawing import Drawing
+from reports.figures.errors import error_against_alpha, forest, learning_curves
+from reports.figures.in_between import in_between
+from reports.figures.label_noise import memorisation, transitions
+from reports.figures.robustness import attacks, corruption_kinds, corruption_severity, ood
+from reports.load import Results
+from reports.statistics import Comparison
+
+__all__ = ["FIGURES", "Drawing", "draw_all"]
+
+FIGURES: dict[str, Callable[[Results, Sequence[Comparison]], Drawing | None]] = {
+    "differences": forest,
+    "alpha": error_against_alpha,
+    "learning_curves": learning_curves,
+    "label_noise": transitions,
+    "memorisation": memorisation,
+    "reliability": reliability,
+    "corruption_kinds": corruption_kinds,
+    "corruption_severity": corruption_severity,
+    "ood": ood,
+    "attacks": attacks,
+    "in_between": in_between,
+}
+
+
+def draw_all(results: Results, comparisons: Sequence[Comparison]) -> dict[str, Drawing]:
+    """Every figure that applies to this suite and has data by now."""
+    with mpl.rc_context(theme.RC):
+        drawings = {name: draw(results, comparisons) for name, draw in FIGURES.items()}
+    return {name: drawing for name, drawing in drawings.items() if drawing is not None}

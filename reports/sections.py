@@ -1,0 +1,271 @@
+"""The page's sections about what was measured besides the suite's question: words, tables and figures of each.
+
+A section stands on the page where the suite asked for it and there are results.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+
+from reports import tables, wording
+from reports.figures.robustness import EXTRA
+from reports.formats import count
+from reports.load import CLEAN, Results
+from reports.measures import ATTACKS, SCALED, measure
+from reports.secondary import Secondary, secondary_table
+from reports.statistics import TOO_FEW_PAIRS
+from reports.tables import Table
+
+OPEN_ROWS = 50
+"""A table of secondary comparisons with more rows is folded away."""
+
+CALIBRATED = ("test_ece", "test_adaptive_ece", "test_max_ce", "test_classwise_ece", "test_overconfidence", "test_brier")
+
+
+@dataclass(frozen=True)
+class Folded:
+    """The secondary comparisons of one kind of evaluation.  summary: what stands above them, folded or not."""
+
+    anchor: str
+    title: str
+    summary: str
+    table: Table
+    is_open: bool
+
+
+@dataclass(frozen=True)
+class Section:
+    """paragraphs: what a reader has to know first.  tables: each with its caption.  figures: their names."""
+
+    anchor: str
+    title: str
+    paragraphs: tuple[str, ...] = ()
+    tables: tuple[tuple[Table, str], ...] = ()
+    figures: tuple[str, ...] = ()
+    comparisons: tuple[Folded, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def sections(results: Results, secondary: Sequence[Secondary], drawn: Collection[str]) -> list[Section]:
+    """Those that have something to show, in the order of the page.  drawn: the names of the figures that there are."""
+    makers = (_errors, _label_noise, _calibration, _corruptions, _ood, _attacks, _in_between)
+    found = []
+    for make in makers:
+        section = make(results, secondary)
+        figures = tuple(name for name in section.figures if name in drawn)
+        shown = tuple((table, caption) for table, caption in section.tables if _has_content(table))
+        if figures or shown or section.comparisons:
+            parts = (section.paragraphs, shown, figures, section.comparisons, section.notes)
+            found.append(Section(section.anchor, section.title, *parts))
+    return found
+
+
+def _has_content(table: Table) -> bool:
+    return bool(table.groups) and len(table.header) > 1
+
+
+def _errors(results: Results, secondary: Sequence[Secondary]) -> Section:
+    selection = tables.metrics_table(results, tables.SELECTION, titles=tables.SELECTION)
+    return Section(
+        "errors",
+        "Three ways to report an error",
+        tables=((selection, "Test error, mean ± sd over finished seeds."),),
+        notes=(
+            "Only the first two can be had in practice. The oracle takes the best epoch on the test set itself, as "
+            "many papers do: it is chosen on test data and too low.",
+        ),
+        comparisons=_folded(results, secondary, "clean"),
+    )
+
+
+def _label_noise(results: Results, _secondary: Sequence[Secondary]) -> Section:
+    noisy = tables.noisy_cells(results)
+    learned = results.column("train_error_wrong_labels").notna().any()
+    memory = (
+        tables.metrics_table(results, tables.MEMORY, cells=noisy, titles=tables.MEMORY) if learned else Table((), ())
+    )
+    return Section(
+        "label-noise",
+        "Wrong training labels",
+        tables=(
+            (tables.label_noise_table(results), "Share of wrong labels among the training images, over the seeds."),
+            (
+                memory,
+                "Error of the final weights on training examples, without augmentation, against the labels as given: "
+                "mean ± sd over finished seeds.",
+            ),
+        ),
+        notes=("A low error on wrongly labelled examples means that the network learned the wrong labels by heart.",)
+        if learned
+        else (),
+        figures=("label_noise", "memorisation"),
+    )
+
+
+def _calibration(results: Results, secondary: Sequence[Secondary]) -> Section:
+    if not results.measured.get("calibration"):
+        return Section("calibration", "Calibration")
+    plain = tables.metrics_table(results, ("test_nll", *CALIBRATED))
+    scaled = {f"{name}{SCALED}": measure(name).label for name in ("test_nll", *CALIBRATED)}
+    after = tables.metrics_table(results, ("temperature", *scaled), titles=scaled)
+    parts = tables.metrics_table(
+        results, [f"test_brier_{part}" for part in ("reliability", "resolution", "uncertainty")]
+    )
+    return Section(
+        "calibration",
+        "Calibration",
+        tables=(
+            (plain, "On the test set with the final weights, mean ± sd over finished seeds. Lower is better."),
+            (
+                after,
+                "The same after temperature scaling (Guo et al. 2017): the logits divided by one temperature per "
+                "trial, fitted on its validation images. It changes no prediction, so no error.",
+            ),
+            (
+                parts,
+                "The Brier score's parts: reliability minus resolution plus uncertainty. Less reliability (a distance "
+                "from honest confidence) and more resolution are better; uncertainty is the data's own.",
+            ),
+        ),
+        notes=(
+            "NLL: mean negative log-likelihood. Brier: squared distance between predicted probabilities and the "
+            "truth, summed over classes. ECE: expected calibration error of the predicted class, 15 equal-width bins; "
+            "adaptive: bins of equal count; maximum: the worst bin; classwise: the mean over classes. Overconfidence: "
+            "bins in which confidence exceeds accuracy, weighed by confidence.",
+        ),
+        figures=("reliability",),
+        comparisons=_folded(results, secondary, "calibration"),
+    )
+
+
+def _corruptions(results: Results, secondary: Sequence[Secondary]) -> Section:
+    names = ("mean_corruption_error", "relative_corruption_error", "extra_corruption_error")
+    return Section(
+        "corruptions",
+        "Corrupted test images",
+        paragraphs=tuple(_corruption_facts(results)),
+        tables=((tables.metrics_table(results, names), "Mean ± sd over finished seeds. Lower is better."),),
+        figures=("corruption_kinds", "corruption_severity"),
+        comparisons=_folded(results, secondary, "corruptions"),
+    )
+
+
+def _corruption_facts(results: Results) -> Iterator[str]:
+    """Where the images come from, and what is in the mean."""
+    corrupted = results.corruptions[results.corruptions["kind"] != CLEAN]
+    if corrupted.empty:
+        return
+    kinds = corrupted.groupby("kind", sort=False)["source"].agg(lambda values: " and ".join(sorted(set(values))))
+    by_source: dict[str, list[str]] = {}
+    for kind, source in kinds.items():
+        by_source.setdefault(source, []).append(str(kind).replace("_", " "))
+    words = {
+        "official": "the published files",
+        "generated": "generated here",
+        "generated and official": "the published files in some trials, generated here in others, which do not compare",
+    }
+    if len(by_source) == 1:
+        yield f"The corrupted images of all {count(len(kinds), 'kind')} are {words[next(iter(by_source))]}."
+    else:
+        parts = (f"{words[source]}: {', '.join(members)}" for source, members in by_source.items())
+        yield f"Where the corrupted images come from: {'; '.join(parts)}."
+    severities = ", ".join(f"{each:g}" for each in sorted(corrupted["severity"].unique()))
+    yield (
+        f"The mean corruption error is the plain mean over the standard kinds and over the severities {severities}, "
+        "not divided by a reference network's; the relative one is what it exceeds the clean error by, in percentage "
+        "points."
+    )
+    extra = [str(kind).replace("_", " ") for kind in kinds.index if kind in EXTRA]
+    if extra:
+        yield f"For validation only, never part of the mean: {', '.join(extra)}."
+
+
+def _ood(results: Results, secondary: Sequence[Secondary]) -> Section:
+    found = results.measured.get("ood", ())
+    shown = []
+    for name, own in results.ood.groupby("set", sort=False):
+        metrics = [metric for metric in found if metric.startswith(f"ood_{name}_")]
+        sizes = f"{own['num_in'].max():,.0f} test images against {own['num_out'].max():,.0f}"
+        against = str(name).replace("_", " ")
+        titles = {metric: measure(metric).label.replace(f" against {against}", "") for metric in metrics}
+        table = tables.metrics_table(results, metrics, titles=titles)
+        shown.append((table, f"Against {against}: {sizes}. Mean ± sd over finished seeds."))
+    return Section(
+        "ood",
+        "Images from elsewhere",
+        tables=tuple(shown),
+        notes=(
+            "How well a score of confidence tells test images (to be found) from images of another data set. AUROC: 50 "
+            "% is chance; AUPR: chance is the share of test images, so sets of different sizes do not compare; FPR95: "
+            "the share of the other images that pass where 95 % of the test images do. Higher is better but for FPR95.",
+        ),
+        figures=("ood",),
+        comparisons=_folded(results, secondary, "ood"),
+    )
+
+
+def _attacks(results: Results, secondary: Sequence[Secondary]) -> Section:
+    facts = []
+    for config in results.plan.suite.evaluations:
+        if config.name in ("adversarial", "transfer"):
+            options = config.model_dump()
+            names = ", ".join(ATTACKS[attack] for attack in options["attacks"])
+            where = (
+                "on the network itself" if config.name == "adversarial" else "transferred from another seed's baseline"
+            )
+            restarts = count(options["restarts"], "random start")
+            facts.append(f"{where}: {names}; {count(options['steps'], 'step')}, {restarts} for PGD")
+    paragraph = (
+        f"Attacks on pixels in [0, 1], radii in 1/255. {'. '.join(wording.sentence_case(fact) for fact in facts)}."
+    )
+    return Section(
+        "attacks",
+        "Attacks",
+        paragraphs=(paragraph,),
+        notes=(
+            "A low error under attack shows robustness only where the attack's gradients can be trusted: a network "
+            "that masks them looks strong against white-box attacks and falls to transferred ones. What to look for: "
+            "docs/adversarial.md.",
+        ),
+        figures=("attacks",),
+        comparisons=(*_folded(results, secondary, "adversarial"), *_folded(results, secondary, "transfer")),
+    )
+
+
+def _in_between(results: Results, secondary: Sequence[Secondary]) -> Section:
+    names = ("in_between_miss_half", "in_between_gradient_half")
+    table = tables.metrics_table(results, names)
+    return Section(
+        "in-between",
+        "Between training images",
+        tables=((table, "Halfway between two training images, mean ± sd over finished seeds. Lower is better."),),
+        figures=("in_between",),
+        comparisons=_folded(results, secondary, "in_between"),
+    )
+
+
+KIND_TITLES = {
+    "clean": "Test images as they are",
+    "calibration": "Calibration",
+    "corruptions": "Corrupted test images",
+    "ood": "Images from elsewhere",
+    "adversarial": "Attacks",
+    "transfer": "Transferred attacks",
+    "in_between": "Between training images",
+}
+
+
+def _folded(results: Results, secondary: Sequence[Secondary], kind: str) -> tuple[Folded, ...]:
+    """The secondary comparisons of one kind; none where the suite compares nothing or nothing was measured."""
+    own = [each for each in secondary if each.kind == kind and each.judgements]
+    if not own:
+        return ()
+    table = secondary_table(results, own)
+    verdicts = [verdict for each in own for verdict in each.verdicts]
+    reference = wording.arm_name(results.plan.baseline)
+    judged = len(verdicts) - verdicts.count(TOO_FEW_PAIRS)
+    outcome = wording.tally(verdicts, reference=reference) if judged else "too few pairs to judge"
+    summary = f"{count(len(own), 'figure')}, {count(len(verdicts), 'comparison')}: {outcome}"
+    rows = sum(len(group) for _, group in table.groups)
+    return (Folded(f"compared-{kind.replace('_', '-')}", KIND_TITLES[kind], summary, table, rows <= OPEN_ROWS),)

@@ -1,0 +1,215 @@
+"""Evaluations of trained networks in real processes: their numbers, what they cost, what they survive."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import numpy as np
+import pytest
+import torch
+
+from bench.evaluation.metrics import top1_error
+from bench.execution import local
+from bench.execution.devices import Slot
+from bench.execution.preparation import load_arrays
+from bench.execution.task import DataPaths
+from bench.plan.plan import make_plan
+from bench.plan.suite import load_suite
+from bench.results.store import Store
+from bench.training.data import prepare
+from bench.training.loop import initial_model, predict
+from bench.training.policy import CheckpointPolicy
+
+EVALUATE = (
+    "evaluate=[clean, calibration,"
+    " {name: corruptions, kinds: [gaussian_noise, contrast, saturate], severities: [1, 5]},"
+    " {name: ood, against: gaussian_noise}, {name: adversarial, epsilon: [0, 16], steps: 3},"
+    " {name: transfer, attacks: [fgsm], epsilon: [0, 32]}, {name: in_between, pairs: 100}]"
+)
+ONE_CELL = "matrix.label_noise=[{rate: 0}]"
+
+
+class Watcher:
+    def __init__(self, act=lambda _: None):
+        self.act = act
+
+    def update(self, state):
+        self.act(state)
+
+
+@pytest.fixture
+def run(tiny_suite, tmp_path):
+    def run_plan(*overrides, act=lambda _: None, keep_weights=True, results="results"):
+        plan = make_plan(load_suite(tiny_suite, overrides=(ONE_CELL, *overrides)))
+        store = Store(tmp_path / results)
+        settings = local.Settings(
+            slots=[Slot("CPU 0"), Slot("CPU 1")],
+            data=DataPaths(tmp_path / "data", tmp_path / "cache"),
+            policy=CheckpointPolicy(60),
+            keep_weights=keep_weights,
+            estimates={},
+        )
+        return plan, store, local.run(plan, store, settings, Watcher(act))
+
+    return run_plan
+
+
+def records(store, planned):
+    folder = store.trial(planned.trial_id)
+    return {each.kind: folder.evaluation(each.key) for each in planned.evaluations}
+
+
+def untimed(found):
+    return {kind: {k: v for k, v in record.items() if k != "seconds"} for kind, record in found.items()}
+
+
+def network(store, planned):
+    """The kept network of a trial and its data, put together as a user of the results folder would."""
+    arrays = load_arrays(DataPaths(store.root, store.root.parent / "cache"), planned.trial.dataset)
+    data = prepare(planned.trial, arrays, device=torch.device("cpu"))
+    model = initial_model(planned.trial, data)
+    model.load_state_dict(torch.load(store.trial(planned.trial_id).weights, weights_only=True))
+    return model.eval(), data
+
+
+@pytest.fixture
+def everything(run):
+    plan, store, state = run(EVALUATE)
+    assert (state.done, state.failed) == (4, [])
+    return plan, store
+
+
+def test_every_figure_that_the_plan_names_is_there(everything):
+    plan, store = everything
+    for planned in plan.trials:
+        for evaluation in planned.evaluations:
+            record = store.trial(planned.trial_id).evaluation(evaluation.key)
+            assert set(record["metrics"]) == set(evaluation.config.metrics(validated=True)), evaluation.kind
+            assert all(np.isfinite(value) for value in record["metrics"].values()), evaluation.kind
+            assert record["options"] == evaluation.config.identity()
+
+
+def test_corrupted_errors_are_those_of_the_kept_network_on_the_cached_images(everything):
+    plan, store = everything
+    planned = plan.trials[1]
+    model, data = network(store, planned)
+    record = records(store, planned)["corruptions"]
+    errors = {}
+    for file in (store.root.parent / "cache").glob("corrupted-v*/digits-*-test/*.npy"):
+        kind, severity = file.stem.rsplit("-", 1)
+        logits = predict(model, data, torch.from_numpy(np.load(file)), trial=planned.trial)
+        errors.setdefault(kind, {})[severity] = top1_error(logits, data.test_labels)
+    assert record["detail"]["errors"] == errors
+    assert set(record["detail"]["source"].values()) == {"generated"}
+    standard = [e for kind in ("gaussian_noise", "contrast") for e in errors[kind].values()]
+    metrics, clean = record["metrics"], records(store, planned)["clean"]["metrics"]["test_error"]
+    assert metrics["mean_corruption_error"] == pytest.approx(np.mean(standard))
+    assert metrics["relative_corruption_error"] == pytest.approx(np.mean(standard) - clean)
+    assert metrics["extra_corruption_error"] == pytest.approx(np.mean(list(errors["saturate"].values())))
+
+
+def test_an_attack_of_radius_zero_gives_the_clean_error(everything):
+    plan, store = everything
+    for planned in plan.trials:
+        found = records(store, planned)
+        clean = found["clean"]["metrics"]["test_error"]
+        for kind, prefix in (("adversarial", "adv_pgd"), ("transfer", "transfer_fgsm")):
+            assert found[kind]["detail"]["clean_error"] == clean
+            assert found[kind]["metrics"][f"{prefix}_linf_0_error"] == clean
+        assert found["adversarial"]["metrics"]["adv_pgd_linf_16_error"] > clean
+
+
+def test_a_transferred_attack_is_made_on_the_baseline_of_the_next_seed(everything):
+    """By hand: FGSM on that network's own gradient, tested on this one."""
+    plan, store = everything
+    by_id = {planned.trial_id: planned for planned in plan.trials}
+    for planned in plan.trials:
+        record = records(store, planned)["transfer"]
+        source = by_id[record["detail"]["source_trial"]]
+        assert source.arm == "erm"
+        assert source.trial.seed == 1 - planned.trial.seed
+        assert source.cell == planned.cell
+        victim, data = network(store, planned)
+        attacked, _ = network(store, source)
+
+        def logits(model, pixels, data=data):  # this trial's normalisation, for both
+            return model(pixels * 255 * data.scale + data.shift)
+
+        x = (data.test_images.float() / 255).requires_grad_()
+        torch.nn.functional.cross_entropy(logits(attacked, x), data.test_labels).backward()
+        moved = (x + 32 / 255 * x.grad.sign()).clamp(0, 1).detach()
+        error = top1_error(logits(victim, moved), data.test_labels)
+        assert record["metrics"]["transfer_fgsm_linf_32_error"] == pytest.approx(error, abs=2 / 797)
+
+
+def test_both_arms_of_a_pair_see_the_same_foreign_images_and_pairs(everything):
+    plan, store = everything
+    seeds = {}
+    for planned in plan.trials:
+        found = records(store, planned)
+        seeds.setdefault(planned.trial.seed, []).append(found["in_between"]["detail"]["num_pairs"])
+        assert found["ood"]["detail"]["num_out"] == found["ood"]["detail"]["num_in"] == 797
+    assert seeds == {0: [100, 100], 1: [100, 100]}
+
+
+def test_an_evaluation_that_a_suite_gains_uses_the_kept_network(run):
+    plan, store, _ = run("seeds=1")
+    journal = store.trial(plan.trials[0].trial_id).events()[0]
+    plan, store, state = run("seeds=1", "evaluate=[clean, {name: in_between, pairs: 10}]")
+    assert (state.done, state.skipped) == (2, 0)
+    later = store.trial(plan.trials[0].trial_id).events()[0][len(journal) :]
+    assert [(event["event"], event["kind"]) for event in later] == [("evaluated", "in_between")]
+
+
+def test_an_evaluation_trains_again_where_the_network_is_gone(run):
+    overrides = ("seeds=1", "evaluate=[clean, {name: in_between, pairs: 10}]")
+    plan, store, _ = run(*overrides)
+    expected = untimed(records(store, plan.trials[0]))
+    plan, store, _ = run("seeds=1", keep_weights=False, results="light")
+    assert not store.trial(plan.trials[0].trial_id).weights.exists()
+    plan, store, state = run(*overrides, keep_weights=False, results="light")
+    assert state.done == 2
+    assert untimed(records(store, plan.trials[0])) == expected
+    assert not store.trial(plan.trials[0].trial_id).weights.exists()
+
+
+def test_a_source_whose_network_is_gone_is_trained_again(run):
+    run("evaluate=[clean]", keep_weights=False)
+    plan, store, state = run("evaluate=[clean, {name: transfer, attacks: [fgsm], epsilon: [8]}]")
+    assert (state.done, state.failed) == (4, [])
+    for planned in plan.trials:
+        assert records(store, planned)["transfer"]["metrics"]
+
+
+def test_a_source_that_diverged_is_named(run):
+    _, _, state = run(
+        "evaluate=[clean, {name: transfer, attacks: [fgsm], epsilon: [8]}]", "training.lr=1e30", "training.epochs=2"
+    )
+    assert len(state.diverged) == 4, "a diverged trial is evaluated on nothing"
+    assert state.failed == []
+
+
+def test_a_kill_between_training_and_evaluation_costs_no_training(run, tiny_suite, tmp_path):
+    """SIGKILL while a long evaluation runs: the next attempt finds the last epoch's checkpoint."""
+    overrides = ("seeds=1", "evaluate=[clean, {name: adversarial, attacks: [pgd], steps: 60, restarts: 8}]")
+    killed = []
+
+    def kill(state):
+        for attempt in state.running:
+            evaluating = any(event["event"] == "evaluated" for event in attempt.folder.events()[0])
+            if evaluating and not killed:
+                os.kill(attempt.process.pid, signal.SIGKILL)
+                killed.append(attempt.planned)
+
+    _, store, state = run(*overrides, act=kill)
+    assert killed, "the evaluation ended before it could be killed"
+    assert (state.done, state.failed) == (2, [])
+    events = store.trial(killed[0].trial_id).events()[0]
+    names = [event["event"] for event in events]
+    again = names.index("started", names.index("failed"))
+    assert "resumed" in names[again:]
+    assert "epoch" not in names[again:], "it trained again"
+    undisturbed, other, _ = run(*overrides, results="undisturbed")
+    for planned in undisturbed.trials:
+        assert untimed(records(store, planned)) == untimed(records(other, planned))

@@ -9,7 +9,7 @@ OPTIONS = $(if $(DEVICES),--devices $(DEVICES)) $(if $(JOBS),--jobs $(JOBS))
 INSTALLED = $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install bench smoke test lint report ui perf clean
+.PHONY: help install bench smoke test lint report ui perf fidelity clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +46,11 @@ ui: $(INSTALLED)  ## serve MLflow's pages on 127.0.0.1
 
 perf: $(INSTALLED)  ## measure a trial against a bare PyTorch loop
 	$(BIN)/python -m bench.perf $(ARGS)
+
+fidelity: $(INSTALLED)  ## compare our corruptions with public implementations (downloads 430 MB)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,fidelity]'
+	$(BIN)/python -m pytest -q tests/data/test_data_corruptions_fidelity.py
+	$(BIN)/python tests/data/corruption_fidelity.py
 
 clean:  ## delete results, reports and caches, but not the environment
 	rm -rf results reports/out .hypothesis .pytest_cache .mypy_cache .ruff_cache

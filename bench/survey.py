@@ -52,7 +52,7 @@ class Survey:
     def seconds_by_trial(self) -> dict[str, float]:
         """Estimated seconds of each trial that is left."""
         return {
-            planned.trial_id: self.cost.trial_seconds.get((planned.cell, planned.arm), 1.0)
+            planned.trial_id: self.cost.left_seconds.get(planned.trial_id, 1.0)
             for planned in self.plan.trials
             if self.status[planned.trial_id] not in FINISHED
         }
@@ -64,6 +64,8 @@ class Survey:
         sizes = [_count(len(plan.cells), "cell"), _count(len(plan.arms), "arm"), _count(len(plan.seeds), "seed")]
         text = f"{_count(len(plan.trials), 'trial')} ({', '.join(sizes)})"
         text += f", {self.num_done} done"
+        if trained := self.counts["unevaluated"]:
+            text += f", {trained} trained and to be evaluated"
         return text + (f"; {self.time}" if self.num_left else "")
 
     @property
@@ -90,7 +92,18 @@ def survey(plan: Plan, store: Store, networks: Networks, *, devices: str = "auto
         if final is not None and (final["provenance"]["device"] == "cuda") == on_gpu:
             seconds.setdefault((planned.cell, planned.arm), []).append(final["total_seconds"])
     pending = [planned for planned in plan.trials if status[planned.trial_id] not in FINISHED]
-    cost = plan_cost(plan, networks, pending=pending, finished_seconds=seconds, slots=len(places), gpu=on_gpu)
+    trained = {
+        p.trial_id for p in pending if status[p.trial_id] == "unevaluated" and store.trial(p.trial_id).weights.exists()
+    }
+    cost = plan_cost(
+        plan,
+        networks,
+        pending=pending,
+        finished_seconds=seconds,
+        trained=trained,
+        slots=len(places),
+        gpu=on_gpu,
+    )
     preparation = preparation_cost(pending, store.cache)
     return Survey(plan=plan, slots=places, status=status, cost=cost, preparation=preparation)
 

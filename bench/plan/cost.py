@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
@@ -31,9 +31,10 @@ GPU_FLOPS = 25e12
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds of one trial in a slot of its own, and bytes that it leaves behind."""
+    """Seconds of one trial in a slot of its own, its evaluations' share of them, and bytes that it leaves behind."""
 
     seconds: float
+    evaluation_seconds: float
     bytes: int
     weight_bytes: int
 
@@ -47,12 +48,14 @@ class PlanCost:
     """What the trials still to run will take.
 
     trial_seconds: one trial of each condition; a condition whose network's size is not known yet is missing.
+    left_seconds: by trial_id, each pending trial that is not missing there; of one that is trained, its evaluations.
     seconds: of the wall clock with all slots busy; None when something is missing.  bytes: without weights.
     suite_weight_bytes: of all its trials, those that are done included.
     measured: whether finished trials entered the estimate.
     """
 
     trial_seconds: dict[Condition, float]
+    left_seconds: dict[str, float]
     seconds: float | None
     bytes: int
     weight_bytes: int
@@ -68,12 +71,18 @@ def trial_cost(trial: Trial, network: Network, *, evaluations: Sequence[Evaluati
     num_train = available - num_val
     epochs = trial.training.epochs
     forward_passes = epochs * (3 * num_train + num_val + facts.num_test) + num_train
-    forward_passes += sum(_evaluation_passes(evaluation, facts) for evaluation in evaluations)
+    evaluation_passes = sum(_evaluation_passes(evaluation, facts) for evaluation in evaluations)
     rate = GPU_FLOPS if gpu else CORE_FLOPS * trial.training.threads
     steps = epochs * ceil(num_train / trial.training.batch_size)
-    seconds = START_SECONDS + steps * network.tensors * TENSOR_SECONDS + forward_passes * network.forward_flops / rate
+    training_seconds = steps * network.tensors * TENSOR_SECONDS + forward_passes * network.forward_flops / rate
+    evaluation_seconds = START_SECONDS + evaluation_passes * network.forward_flops / rate
     logits = 4 * facts.num_test * facts.num_classes
-    return Cost(seconds=seconds, bytes=logits + 400 * epochs + 8000, weight_bytes=4 * network.params)
+    return Cost(
+        seconds=training_seconds + evaluation_seconds,
+        evaluation_seconds=evaluation_seconds,
+        bytes=logits + 400 * epochs + 8000,
+        weight_bytes=4 * network.params,
+    )
 
 
 def _evaluation_passes(evaluation: Evaluation, facts: Facts) -> int:
@@ -132,6 +141,7 @@ def plan_cost(
     *,
     pending: Iterable[PlannedTrial],
     finished_seconds: Mapping[Condition, list[float]],
+    trained: Collection[str] = (),
     slots: int,
     gpu: bool = False,
 ) -> PlanCost:
@@ -139,6 +149,7 @@ def plan_cost(
 
     finished_seconds: what finished trials took. Where a condition has none, its estimate is scaled by what the others
     took against theirs, so that this machine's speed counts as soon as it is known.
+    trained: ids of pending trials whose network is there, and only has to be evaluated.
     """
     estimates: dict[Condition, Cost] = {}
     for planned in plan.trials:
@@ -150,11 +161,18 @@ def plan_cost(
     ratios = [measured[condition] / estimates[condition].seconds for condition in measured.keys() & estimates.keys()]
     scale = median(ratios) if ratios else 1.0
     trial_seconds = {condition: cost.seconds * scale for condition, cost in estimates.items()} | measured
-    waiting = [(planned.cell, planned.arm) for planned in pending]
-    seconds = [trial_seconds[condition] for condition in waiting if condition in trial_seconds]
-    known = [estimates[condition] for condition in waiting if condition in estimates]
+    waiting = {planned.trial_id: (planned.cell, planned.arm) for planned in pending}
+    left_seconds = {
+        trial_id: trial_seconds[condition] for trial_id, condition in waiting.items() if condition in trial_seconds
+    }
+    for trial_id in trained:
+        if waiting[trial_id] in estimates:
+            left_seconds[trial_id] = estimates[waiting[trial_id]].evaluation_seconds * scale
+    seconds = list(left_seconds.values())
+    known = [estimates[waiting[i]] for i in waiting if i not in trained and waiting[i] in estimates]
     return PlanCost(
         trial_seconds=trial_seconds,
+        left_seconds=left_seconds,
         seconds=max(sum(seconds) / slots, max(seconds, default=0.0)) if len(seconds) == len(waiting) else None,
         bytes=sum(cost.bytes for cost in known),
         weight_bytes=sum(cost.weight_bytes for cost in known),

@@ -140,3 +140,16 @@ def test_durations_in_words(seconds: float, words: str) -> None:
 )
 def test_sizes_in_words(num_bytes: float, words: str) -> None:
     assert size(num_bytes) == words
+
+
+@pytest.mark.usefixtures("rates")
+def test_a_trained_network_costs_its_evaluations_alone(load: Callable[..., Suite], networks: Networks) -> None:
+    plan = make_plan(load(TEXT, "evaluate=[{name: corruptions, severities: [1]}]"))
+    whole = plan_cost(plan, networks, pending=plan.trials, finished_seconds={}, slots=1)
+    one = plan.trials[0]
+    found = plan_cost(plan, networks, pending=plan.trials, finished_seconds={}, trained={one.trial_id}, slots=1)
+    corrupted = 15 * 797 * 1e6 / 1e9  # images, FLOPs, FLOP/s
+    assert whole.left_seconds[one.trial_id] == pytest.approx(MLP_SECONDS + corrupted)
+    assert found.left_seconds[one.trial_id] == pytest.approx(0.5 + corrupted)
+    assert found.seconds == pytest.approx(whole.seconds - MLP_SECONDS + 0.5)
+    assert found.bytes < whole.bytes

@@ -201,7 +201,7 @@ def status(suite: str, overrides: tuple[str, ...], results: Path) -> None:
     failures = [
         (planned, failure["reason"])
         for planned in plan.trials
-        if found.status[planned.trial_id] == "failed"
+        if found.status[planned.trial_id] in ("failed", "unevaluated")
         and (failure := store.trial(planned.trial_id).last_failure()) is not None
     ]
     for line in status_lines(found, failures):

@@ -90,7 +90,10 @@ def survey(plan: Plan, store: Store, networks: Networks, *, devices: str = "auto
         status[planned.trial_id] = folder.status(planned.evaluation_keys, with_weights=planned.is_source)
         final = folder.final() if status[planned.trial_id] == "completed" else None
         if final is not None and (final["provenance"]["device"] == "cuda") == on_gpu:
-            seconds.setdefault((planned.cell, planned.arm), []).append(final["total_seconds"])
+            networks_own = [each.key for each in planned.evaluations if each.config.needs_network]
+            records = [folder.evaluation(key) for key in networks_own]
+            total = final["total_seconds"] + sum(record["seconds"] for record in records if record)
+            seconds.setdefault((planned.cell, planned.arm), []).append(total)
     pending = [planned for planned in plan.trials if status[planned.trial_id] not in FINISHED]
     trained = {
         p.trial_id for p in pending if status[p.trial_id] == "unevaluated" and store.trial(p.trial_id).weights.exists()
@@ -104,7 +107,7 @@ def survey(plan: Plan, store: Store, networks: Networks, *, devices: str = "auto
         slots=len(places),
         gpu=on_gpu,
     )
-    preparation = preparation_cost(pending, store.cache)
+    preparation = preparation_cost(pending, store.cache / "data")
     return Survey(plan=plan, slots=places, status=status, cost=cost, preparation=preparation)
 
 
@@ -185,6 +188,10 @@ def trial_lines(folder: TrialFolder) -> Iterator[str]:
         yield f"  {'on':<12} {final['provenance']['hardware']}"
         for name, value in final["metrics"].items():
             yield f"  {name:<26} {value:.4f}" if isinstance(value, float) else f"  {name:<26} {value}"
+        for path in sorted((folder.path / "evaluations").glob("*.json")):
+            record = folder.evaluation(path.stem) or {"metrics": {}}
+            for name, value in record["metrics"].items():
+                yield f"  {name:<26} {'-' if value is None else f'{value:.4f}'}"
         if final["diverged"]:
             yield f"  diverged in epoch {final['diverged']['epoch']}, step {final['diverged']['step']}"
     elif epochs := folder.epochs():

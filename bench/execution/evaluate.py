@@ -78,7 +78,8 @@ class PixelNetwork(nn.Module):
 class Subject:
     """A trained network and what it is evaluated on.
 
-    source: the network that an evaluation of kind `transfer` attacks.  looked: see PixelNetwork.
+    source: the network that an evaluation of kind `transfer` attacks, with its own normalisation.
+    looked: see PixelNetwork.
     """
 
     trial: Trial
@@ -87,15 +88,15 @@ class Subject:
     paths: DataPaths
     model: nn.Module
     predictions: Predictions
-    source: nn.Module | None
+    source: PixelNetwork | None
     looked: Callable[[], None]
 
     def logits(self, images: np.ndarray[Any, Any]) -> Tensor:
         self.looked()
         return predict(self.model, self.data, torch.from_numpy(np.array(images)).to(self.device), trial=self.trial)
 
-    def pixel_network(self, model: nn.Module) -> PixelNetwork:
-        return PixelNetwork(model, self.data, self.trial, self.looked)
+    def pixel_network(self) -> PixelNetwork:
+        return PixelNetwork(self.model, self.data, self.trial, self.looked)
 
     @property
     def device(self) -> torch.device:
@@ -210,8 +211,8 @@ def _attacks(config: Attacks, subject: Subject) -> Figures:
         for name in config.attacks
         for epsilon in config.epsilon
     ]
-    tested = subject.pixel_network(subject.model)
-    attacked = tested if subject.source is None else subject.pixel_network(subject.source)
+    tested = subject.pixel_network()
+    attacked = subject.source or tested
     return adversarial_record(
         attacked,
         data.test_images[rows],
@@ -229,5 +230,5 @@ def _in_between(config: InBetween, subject: Subject) -> Figures:
     n = len(data.train)
     first, second = draw_pairs(n, min(config.pairs, n), stream(subject.trial.seed, "in_between"))
     i, j = (data.train[torch.from_numpy(index).to(subject.device)] for index in (first, second))
-    network = subject.pixel_network(subject.model)
+    network = subject.pixel_network()
     return in_between_record(network, data.images[i], data.labels[i], data.images[j], data.labels[j])

@@ -249,9 +249,23 @@ class _Supervisor:
                 self.pending.append(planned)
             elif lost := missing - coming:
                 self.waiting.remove(planned)
+                if all(self.store.trial(source).status() == "diverged" for source in missing):
+                    self._give_up(planned, missing)
+                    continue
                 reason = f"not evaluated: trial {min(lost)}, whose network it needs, has none"
                 self.state.failed.append((planned, reason))
                 self.state.latest = f"{trial_name(planned)}: {reason}"
+
+    def _give_up(self, planned: PlannedTrial, diverged: set[str]) -> None:
+        """Record that there is nothing to measure: the network that an evaluation needs diverged, and always will."""
+        folder = self.store.trial(planned.trial_id)
+        for evaluation in planned.evaluations:
+            if evaluation.source in diverged and folder.evaluation(evaluation.key) is None:
+                names = evaluation.config.metrics(validated=bool(planned.trial.dataset.val_fraction))
+                detail = {"source_trial": evaluation.source, "reason": "its training diverged"}
+                record = {"kind": evaluation.kind, "metrics": dict.fromkeys(names), "detail": detail, "seconds": 0.0}
+                folder.write_evaluation(evaluation.key, record)
+        self._finished(planned, folder)
 
     def _missing_sources(self, planned: PlannedTrial) -> set[str]:
         """The trials whose network an evaluation still needs and that have none yet."""

@@ -26,14 +26,14 @@ import torch
 from torch import nn
 
 from bench.data.cache import Arrays
-from bench.execution.evaluate import Predictions, Subject, from_network, from_predictions
+from bench.execution.evaluate import PixelNetwork, Predictions, Subject, from_network, from_predictions
 from bench.execution.preparation import load_arrays, trial_extras
 from bench.execution.task import BUSY, FAILED, INTERRUPTED, Task
 from bench.plan.evaluation import PlannedEvaluation
 from bench.plan.trial import Trial
 from bench.results.store import Busy, Json, TrialFolder, write_atomically, write_json
 from bench.training.data import TrialData, prepare
-from bench.training.loop import Interrupted, initial_model, predict, train
+from bench.training.loop import Interrupted, configure_torch, placed_model, predict, train
 from bench.training.summary import curve_metrics, prediction_metrics
 
 
@@ -80,16 +80,9 @@ def _train_and_write(task: Task, trial: Trial, folder: TrialFolder, stop_request
     }
     folder.append("started", attempt=task.attempt, pid=os.getpid(), **provenance)
     arrays, data = _data(task, trial)
-    trained = train(
-        trial,
-        data,
-        folder=folder,
-        policy=task.policy,
-        # Evaluations of the network may take longer than its training: a kill meanwhile must not cost the latter.
-        keep_last=any(evaluation.config.needs_network for evaluation in task.evaluations),
-        stop_requested=stop_requested,
-    )
+    trained = train(trial, data, folder=folder, policy=task.policy, stop_requested=stop_requested)
     metrics: dict[str, float] = {}
+    predictions = None
     if trained.diverged is None:
         predictions = _predictions(trained.model, data, trial)
         train_logits = predict(trained.model, data, data.images, data.train, trial=trial)
@@ -100,13 +93,13 @@ def _train_and_write(task: Task, trial: Trial, folder: TrialFolder, stop_request
             labels=data.labels[data.train].cpu(),
             true_labels=data.true_labels[data.train].cpu(),
         )
+        _drop_records_of_another_network(folder, predictions)
         write_atomically(folder.logits, _npz(predictions))
         if data.noise is not None:
             write_json(folder.path / "label_noise.json", data.noise)
-        if task.keep_weights:
+        if task.keep_weights or any(evaluation.config.needs_network for evaluation in task.evaluations):
             write_atomically(folder.weights, _weights(trained.model))
-        subject = _Subjects(task, trial, folder, stop_requested, arrays, data, trained.model)
-        _evaluate(task, folder, predictions, subject)
+        _evaluate_predictions(task, folder, predictions)
     status = "diverged" if trained.diverged else "completed"
     events, _ = folder.events()
     final: Json = {
@@ -126,22 +119,34 @@ def _train_and_write(task: Task, trial: Trial, folder: TrialFolder, stop_request
     folder.write_final(final)
     folder.append("finished", status=status)
     folder.checkpoint.unlink(missing_ok=True)
+    if predictions is not None:
+        # After final.json: an evaluation that fails, or is killed, costs neither the training nor its result.
+        _evaluate_network(
+            folder, _Subjects(task, trial, folder, stop_requested, arrays, data, trained.model), predictions
+        )
+        if not task.keep_weights:
+            folder.weights.unlink(missing_ok=True)
 
 
 def _evaluate_finished(task: Task, trial: Trial, folder: TrialFolder, stop_requested: Callable[[], bool]) -> None:
-    """Evaluate with the kept network; where it was not kept, train it again, which gives the same one."""
+    """Evaluate with the kept network; where it was not kept, train it again."""
+    configure_torch(trial.training)
     predictions = _kept_predictions(folder)
     lacking = [evaluation for evaluation in task.evaluations if folder.evaluation(evaluation.key) is None]
     needs_network = predictions is None or any(evaluation.config.needs_network for evaluation in lacking)
     if (task.is_source or (lacking and needs_network)) and not folder.weights.exists():
         _train_and_write(task, trial, folder, stop_requested)
-    elif lacking and needs_network:
+        return
+    if predictions is not None:
+        _evaluate_predictions(task, folder, predictions)
+    if lacking and needs_network:
         arrays, data = _data(task, trial)
         model = _kept_network(folder, trial, data)
-        predictions = predictions or _predictions(model, data, trial)
-        _evaluate(task, folder, predictions, _Subjects(task, trial, folder, stop_requested, arrays, data, model))
-    elif predictions is not None:
-        _evaluate(task, folder, predictions, None)
+        if predictions is None:
+            predictions = _predictions(model, data, trial)
+            write_atomically(folder.logits, _npz(predictions))
+            _evaluate_predictions(task, folder, predictions)
+        _evaluate_network(folder, _Subjects(task, trial, folder, stop_requested, arrays, data, model), predictions)
 
 
 @dataclass(frozen=True)
@@ -160,32 +165,66 @@ class _Subjects:
         """None while the other trial is not finished."""
         source = None
         if evaluation.source is not None:
-            other = TrialFolder(self.folder.path.parent / evaluation.source)
-            if other.final() is None or not other.weights.exists():
+            source = self._source(TrialFolder(self.folder.path.parent / evaluation.source))
+            if source is None:
                 return None
-            source = _kept_network(other, self.trial, self.data)
         return Subject(self.trial, self.data, self.arrays, self.task.data, self.model, predictions, source, self._stop)
+
+    def _source(self, other: TrialFolder) -> PixelNetwork | None:
+        """Another trial's network with its own normalisation, which its own training split gave."""
+        record = other.record()
+        if record is None or other.status(with_weights=True) != "completed":
+            return None
+        trial = Trial.model_validate(record["trial"])
+        _, data = _data(self.task, trial)
+        return PixelNetwork(_kept_network(other, trial, data), data, trial, self._stop)
 
     def _stop(self) -> None:
         if self.stop_requested():
             raise Interrupted
 
 
-def _evaluate(task: Task, folder: TrialFolder, predictions: Predictions, subjects: _Subjects | None) -> None:
-    """Write the records that are not there. One whose other trial is not finished is left to a later attempt."""
+def _evaluate_predictions(task: Task, folder: TrialFolder, predictions: Predictions) -> None:
+    """Write the records that are not there and need no network."""
     for evaluation in task.evaluations:
-        if folder.evaluation(evaluation.key) is not None:
+        if not evaluation.config.needs_network and folder.evaluation(evaluation.key) is None:
+            _write_record(folder, evaluation, from_predictions(evaluation, predictions))
+
+
+def _evaluate_network(folder: TrialFolder, subjects: _Subjects, predictions: Predictions) -> None:
+    """Write the records that are not there and need the network.
+
+    One whose other trial is not finished is left to a later attempt. One that fails does not keep the others from their
+    records: the first error is raised when all have had their turn.
+    """
+    errors: list[Exception] = []
+    for evaluation in subjects.task.evaluations:
+        if not evaluation.config.needs_network or folder.evaluation(evaluation.key) is not None:
             continue
-        if not evaluation.config.needs_network:
-            record = from_predictions(evaluation, predictions)
-        else:
-            assert subjects is not None
+        try:
             subject = subjects.subject(evaluation, predictions)
-            if subject is None:
-                continue
-            record = from_network(evaluation, subject)
-        folder.write_evaluation(evaluation.key, record)
-        folder.append("evaluated", kind=evaluation.kind, key=evaluation.key, seconds=record["seconds"])
+            if subject is not None:
+                _write_record(folder, evaluation, from_network(evaluation, subject))
+        except Interrupted:
+            raise
+        except Exception as error:
+            error.add_note(f"in the evaluation {evaluation.kind}")
+            errors.append(error)
+    if errors:
+        raise errors[0]
+
+
+def _write_record(folder: TrialFolder, evaluation: PlannedEvaluation, record: Json) -> None:
+    folder.write_evaluation(evaluation.key, record)
+    folder.append("evaluated", kind=evaluation.kind, key=evaluation.key, seconds=record["seconds"])
+
+
+def _drop_records_of_another_network(folder: TrialFolder, predictions: Predictions) -> None:
+    """A trial that is trained again elsewhere may end as another network: what an earlier one gave must not stay."""
+    kept = _kept_predictions(folder)
+    if kept is not None and not torch.equal(kept.test_logits, predictions.test_logits):
+        for record in (folder.path / "evaluations").glob("*.json"):
+            record.unlink()
 
 
 def _data(task: Task, trial: Trial) -> tuple[Arrays, TrialData]:
@@ -210,8 +249,8 @@ def _kept_predictions(folder: TrialFolder) -> Predictions | None:
 
 
 def _kept_network(folder: TrialFolder, trial: Trial, data: TrialData) -> nn.Module:
-    """A finished trial's network, in evaluation mode. trial: that one, or one of the same cell."""
-    model = initial_model(trial, data).to(data.images.device)
+    """A finished trial's network, in evaluation mode."""
+    model = placed_model(trial, data)
     model.load_state_dict(torch.load(folder.weights, map_location=data.images.device, weights_only=True))
     return model.eval()
 
@@ -249,7 +288,12 @@ def _redirect_output(path: Path) -> None:
 
 
 def _total_seconds(events: list[Json], this_attempt: float) -> float:
-    """Seconds from start to end, those before an interruption included as far as the journal knows them."""
+    """Seconds from start to end, those before an interruption included as far as the journal knows them.
+
+    What was done before the trial was last finished does not count: it is trained again.
+    """
+    ends = [index for index, event in enumerate(events) if event["event"] == "finished"]
+    events = events[ends[-1] + 1 :] if ends else events
     starts = [index for index, event in enumerate(events) if event["event"] == "started"]
     earlier = sum(events[end - 1]["time"] - events[start]["time"] for start, end in pairwise(starts))
     return float(earlier + this_attempt)

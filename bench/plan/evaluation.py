@@ -8,11 +8,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
-from bench.data.corruptions import EXTRA, STANDARD
+from bench.data.corruptions import CORRUPTIONS_VERSION, EXTRA, STANDARD
 from bench.plan.config import DatasetConfig, Section, known
 
 NOISE_IMAGES = ("gaussian_noise", "uniform_noise")
@@ -105,6 +105,9 @@ class Corruptions(Evaluation):
         """The corrupted sets, (kind, severity)."""
         return [(kind, severity) for kind in self.kinds for severity in self.severities]
 
+    def identity(self) -> dict[str, Any]:
+        return {**super().identity(), "corruptions_version": CORRUPTIONS_VERSION}
+
     def metrics(self, *, validated: bool) -> tuple[str, ...]:
         names = []
         if set(self.kinds) & set(STANDARD):
@@ -127,6 +130,10 @@ class Ood(Evaluation):
     def _as_data_set(cls, against: Any) -> Any:
         if isinstance(against, str) and against not in NOISE_IMAGES:
             return DatasetConfig(name=against)
+        if not isinstance(against, dict | str | DatasetConfig):
+            raise ValueError(f"{against!r} should be the name of a data set, {' or '.join(NOISE_IMAGES)}, or a mapping")
+        if isinstance(against, dict) and (other := against.keys() & {"train_corruption", "train_size", "val_fraction"}):
+            raise ValueError(f"{min(other)} says nothing of the test images, and only those are used")
         return DatasetConfig.model_validate(against) if isinstance(against, dict) else against
 
     @property
@@ -135,7 +142,7 @@ class Ood(Evaluation):
         return "".join(letter if letter.isalnum() else "_" for letter in name)
 
     def identity(self) -> dict[str, Any]:
-        content = super().identity()
+        content = {**super().identity(), "set_name": self.set_name}  # part of the figures' names
         if isinstance(self.against, DatasetConfig):
             keys = ("name", "image_size", "test_fraction", "fingerprint")  # what decides on the test images
             content["against"] = {key: content["against"][key] for key in keys if key in content["against"]}
@@ -176,6 +183,12 @@ class Attacks(Evaluation, ABC):
         if min(epsilon) < 0 or list(epsilon) != sorted(set(epsilon)):
             raise ValueError(f"epsilon {list(epsilon)} should rise, from 0 on")
         return epsilon
+
+    @model_validator(mode="after")
+    def _within_the_pixels(self) -> Self:
+        if self.norm == "linf" and max(self.epsilon) > 255:
+            raise ValueError(f"epsilon {max(self.epsilon):g} is in 1/255: 255 already spans the pixels' whole range")
+        return self
 
     @field_validator("attacks")
     @classmethod

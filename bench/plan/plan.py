@@ -9,6 +9,7 @@ from functools import cache, cached_property
 from pathlib import Path
 
 from bench.data import datasets
+from bench.data.corruptions import MIN_SIDE
 from bench.data.datasets import Facts
 from bench.data.human_labels import file_fingerprint
 from bench.data.label_noise import CLASS_MAPS, transition_matrix
@@ -16,7 +17,7 @@ from bench.mixing import Erm
 from bench.plan.cells import Cell
 from bench.plan.config import SECTIONS, DatasetConfig, LabelNoiseConfig, Section
 from bench.plan.document import KeyPath, dotted
-from bench.plan.evaluation import Evaluation, Ood, PlannedEvaluation
+from bench.plan.evaluation import Corruptions, Evaluation, Ood, PlannedEvaluation
 from bench.plan.suite import Suite
 from bench.plan.trial import Trial
 
@@ -87,6 +88,7 @@ def make_plan(suite: Suite) -> Plan:
     cells = [_resolved(suite, cell) for cell in suite.cells]
     _check_distinct(suite, cells)
     labels = _cell_labels(cells)
+    _check_sizes(suite, cells)
     evaluations = [_resolved_evaluation(suite, index) for index in range(len(suite.evaluations))]
     return Plan(suite=suite, trials=tuple(_trials(suite, cells, labels, evaluations)), cells=tuple(labels))
 
@@ -137,7 +139,10 @@ def _sources(suite: Suite, cells: Sequence[Cell]) -> dict[tuple[int, int], str]:
             later = [*suite.seeds[position + 1 :], *suite.seeds[:position]]
             others = [other for other in later if cell.runs(suite.baseline, other)]
             if not others:
-                message = f"attacks a {suite.baseline} trial of another seed, and a cell has none: it takes two seeds"
+                remedy = (
+                    "it takes two seeds" if len(suite.seeds) == 1 else f"`exclude` takes {suite.baseline} out of it"
+                )
+                message = f"attacks the network of {suite.baseline} with another seed, and a cell has none: {remedy}"
                 raise suite.document.error(place, message)
             found[index, seed] = Trial(**cell.sections, method=baseline, seed=others[0]).trial_id
     return found
@@ -158,6 +163,21 @@ def _resolved(suite: Suite, cell: Cell) -> Cell:
         dataset=dataset.model_copy(update={"fingerprint": facts.fingerprint}),
         label_noise=_resolved_noise(suite, cell, facts),
     )
+
+
+def _check_sizes(suite: Suite, cells: Sequence[Cell]) -> None:
+    """Raise SuiteError where images are to be corrupted that are too small for it."""
+    for cell in cells:
+        facts = data_facts(cell.dataset)
+        if min(facts.height, facts.width) >= MIN_SIDE:
+            continue
+        message = f"corruptions take images of {MIN_SIDE} pixels a side, those of {cell.dataset.display_name} have"
+        message += f" {facts.height} x {facts.width}"
+        if cell.dataset.train_corruption is not None:
+            raise suite.document.error(cell.place("dataset", "train_corruption"), message)
+        for index, evaluation in enumerate(suite.evaluations):
+            if isinstance(evaluation, Corruptions):
+                raise suite.document.error(("evaluate", index), message)
 
 
 def _resolved_noise(suite: Suite, cell: Cell, facts: Facts) -> LabelNoiseConfig:

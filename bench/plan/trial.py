@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, SerializeAsAny, field_validator
 
+from bench.data.corruptions import CORRUPTIONS_VERSION
 from bench.mixing import METHODS, Method
 from bench.plan.config import DatasetConfig, LabelNoiseConfig, ModelConfig, TrainingConfig
 
@@ -39,6 +40,8 @@ class Trial(BaseModel):
         """
         paths = {"dataset": {"root"}, "label_noise": {"file", "order"}}
         content = self.model_dump(mode="json", exclude=paths, exclude_none=True)
+        if self.dataset.train_corruption is not None:
+            content["dataset"]["train_corruption"]["version"] = CORRUPTIONS_VERSION
         return {"numerics_version": NUMERICS_VERSION, **content}
 
     @property

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from bench.evaluation.metrics import nll, top1_error
 from bench.models import build
+from bench.plan.config import TrainingConfig
 from bench.plan.trial import Trial
 from bench.results.store import Json, TrialFolder
 from bench.training import checkpoint
@@ -54,23 +55,17 @@ def train(
     *,
     folder: TrialFolder,
     policy: CheckpointPolicy,
-    keep_last: bool = False,
     stop_requested: Callable[[], bool] = lambda: False,
 ) -> Trained:
     """Train one trial, from its checkpoint if there is one, and write its journal.
 
-    keep_last: leave a checkpoint of the last epoch too, for the same call to find the training done.
     Raises Interrupted, with the checkpoint written, once `stop_requested` says so. A loss that is not finite ends
     the trial at the end of its epoch: looking at every step would make a GPU wait.
     """
     training, device = trial.training, data.images.device
-    torch.set_num_threads(training.threads)
-    torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32: cuDNN would round convolutions to TF32 by default
-    if training.deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True)
+    configure_torch(training)
     memory_format = torch.channels_last if training.channels_last else torch.contiguous_format
-    model = initial_model(trial, data).to(device).to(memory_format=memory_format)
+    model = placed_model(trial, data)
     optimizer = make_optimizer(model.parameters(), training)
     batch_size = min(training.batch_size, len(data.train))
     # BatchNorm cannot take a batch of one: such a last batch is left out of its epoch.
@@ -139,10 +134,24 @@ def train(
         folder.append("epoch", **line, eval_seconds=time.perf_counter() - started)
         if broken:
             return Trained(model, folder.epochs(), {"epoch": epoch + 1, "step": broken[0] + 1})
-        due = policy.epochs is not None and epoch + 1 - saved_epoch >= policy.epochs
-        if due or (keep_last and epoch + 1 == training.epochs):
+        if policy.epochs is not None and epoch + 1 - saved_epoch >= policy.epochs:
             save(epoch + 1, 0, None, losses, 0.0)
     return Trained(model, folder.epochs(), None)
+
+
+def configure_torch(training: TrainingConfig) -> None:
+    """What the recipe asks of torch itself, for training and for whatever is later done with the network."""
+    torch.set_num_threads(training.threads)
+    torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32: cuDNN would round convolutions to TF32 by default
+    if training.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+
+
+def placed_model(trial: Trial, data: TrialData) -> nn.Module:
+    """`initial_model` on the data's device, in the recipe's memory format."""
+    memory_format = torch.channels_last if trial.training.channels_last else torch.contiguous_format
+    return initial_model(trial, data).to(data.images.device).to(memory_format=memory_format)
 
 
 def initial_model(trial: Trial, data: TrialData) -> nn.Module:

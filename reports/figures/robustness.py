@@ -161,7 +161,7 @@ def attacks(results: Results, _comparisons: Sequence[Comparison]) -> Drawing | N
                 if (cell, arm, *kind) in curves:
                     draw_curve(axes, *curves[cell, arm, *kind], style=styles[arm], markers=True)
             axes.set_xlim(0, 1.04 * largest[kind])
-            axes.set_ylim(0, 100)
+            axes.set_ylim(bottom=0)
             if size_in_inches(axes)[0] < 1.5:
                 axes.set_xticks(np.linspace(0, largest[kind], 3))
             axes.xaxis.set_major_formatter("{x:g}")

@@ -13,7 +13,8 @@ from bench.evaluation.metrics import top1_error
 from bench.execution import local
 from bench.execution.devices import Slot
 from bench.execution.preparation import load_arrays
-from bench.execution.task import DataPaths
+from bench.execution.task import DataPaths, Task
+from bench.execution.worker import run_trial
 from bench.plan.plan import make_plan
 from bench.plan.suite import load_suite
 from bench.results.store import Store
@@ -130,17 +131,89 @@ def test_a_transferred_attack_is_made_on_the_baseline_of_the_next_seed(everythin
         assert source.arm == "erm"
         assert source.trial.seed == 1 - planned.trial.seed
         assert source.cell == planned.cell
-        victim, data = network(store, planned)
-        attacked, _ = network(store, source)
-
-        def logits(model, pixels, data=data):  # this trial's normalisation, for both
-            return model(pixels * 255 * data.scale + data.shift)
-
-        x = (data.test_images.float() / 255).requires_grad_()
-        torch.nn.functional.cross_entropy(logits(attacked, x), data.test_labels).backward()
-        moved = (x + 32 / 255 * x.grad.sign()).clamp(0, 1).detach()
-        error = top1_error(logits(victim, moved), data.test_labels)
+        error = transferred_error(network(store, source), network(store, planned), epsilon=32 / 255)
         assert record["metrics"]["transfer_fgsm_linf_32_error"] == pytest.approx(error, abs=2 / 797)
+
+
+def transferred_error(source, victim, *, epsilon):
+    """By FGSM on the source, each network with the normalisation of its own training split."""
+
+    def logits(subject, pixels):
+        model, data = subject
+        return model(pixels * 255 * data.scale + data.shift)
+
+    data = victim[1]
+    x = (data.test_images.float() / 255).requires_grad_()
+    torch.nn.functional.cross_entropy(logits(source, x), data.test_labels).backward()
+    moved = (x + epsilon * x.grad.sign()).clamp(0, 1).detach()
+    return top1_error(logits(victim, moved), data.test_labels)
+
+
+def test_a_transfer_between_networks_of_different_make_and_normalisation(run):
+    """Dropout changes the layers of an MLP, and a small training set its normalisation."""
+    plan, store, state = run(
+        "methods=[erm, dropout]",
+        "dataset.train_size=60",
+        "evaluate=[clean, {name: transfer, attacks: [fgsm], epsilon: [0, 24]}]",
+    )
+    assert (state.done, state.failed) == (4, [])
+    by_id = {planned.trial_id: planned for planned in plan.trials}
+    for planned in plan.trials:
+        record = records(store, planned)["transfer"]
+        source = by_id[record["detail"]["source_trial"]]
+        assert not torch.equal(network(store, source)[1].scale, network(store, planned)[1].scale)
+        error = transferred_error(network(store, source), network(store, planned), epsilon=24 / 255)
+        assert record["metrics"]["transfer_fgsm_linf_24_error"] == pytest.approx(error, abs=2 / 797)
+
+
+def test_a_later_evaluation_gives_the_same_bits(run):
+    recipe = ("seeds=1", "training.threads=2", "training.channels_last=true", "model=timm/test_resnet")
+    evaluate = "evaluate=[clean, {name: ood, against: uniform_noise}, {name: in_between, pairs: 50}]"
+    plan, at_once, _ = run(*recipe, evaluate, results="at-once")
+    run(*recipe, "evaluate=[clean]", results="later")
+    _, later, _ = run(*recipe, evaluate, results="later")
+    for planned in plan.trials:
+        assert untimed(records(at_once, planned)) == untimed(records(later, planned))
+
+
+def test_an_evaluation_that_fails_costs_no_result(run, tmp_path):
+    """The corrupted images are torn away under the run: the error is there, and so is the next evaluation."""
+    overrides = ("seeds=1", "evaluate=[clean, {name: ood, against: mnist}, {name: in_between, pairs: 10}]")
+    plan = make_plan(load_suite(tmp_path / "tiny.yaml", overrides=(ONE_CELL, *overrides)))
+    store = Store(tmp_path / "results")
+    planned = plan.trials[0]
+    task = Task(
+        record=planned.trial.record(),
+        folder=store.trial(planned.trial_id).path,
+        evaluations=planned.evaluations,
+        keep_weights=True,
+        attempt=1,
+        device="cpu",
+        visible_devices="",
+        data=DataPaths(tmp_path / "nothing", tmp_path / "cache"),
+        policy=CheckpointPolicy(60),
+    )
+    (tmp_path / "nothing").mkdir()
+    (tmp_path / "nothing" / "mnist").write_text("a file where a folder should be")
+    folder = store.trial(planned.trial_id)
+    with pytest.raises(Exception, match="mnist"):
+        run_trial(task, folder, lambda: False)
+    assert folder.final()["metrics"]["test_error_last"] < 0.5
+    assert folder.status(planned.evaluation_keys) == "unevaluated"
+    assert records(store, planned)["in_between"]["metrics"]
+    assert records(store, planned)["ood"] is None
+
+
+def test_a_trial_trained_again_elsewhere_keeps_no_record_of_the_first_network(run):
+    plan, store, _ = run("seeds=1", keep_weights=False)
+    folder = store.trial(plan.trials[0].trial_id)
+    with np.load(folder.logits) as kept:
+        others = {name: kept[name] + (name == "test_logits") for name in kept.files}
+    np.savez_compressed(folder.logits, **others)  # as if another machine had trained it
+    stale = {**records(store, plan.trials[0])["clean"], "metrics": {"test_error": 0.5, "test_nll": 9.0}}
+    folder.write_evaluation(plan.trials[0].evaluation_keys[0], stale)
+    run("seeds=1", "evaluate=[clean, calibration, {name: in_between, pairs: 10}]")
+    assert records(store, plan.trials[0])["clean"]["metrics"]["test_nll"] < 2
 
 
 def test_both_arms_of_a_pair_see_the_same_foreign_images_and_pairs(everything):
@@ -191,7 +264,7 @@ def test_a_source_that_diverged_is_named(run):
 
 
 def test_a_kill_between_training_and_evaluation_costs_no_training(run, tiny_suite, tmp_path):
-    """SIGKILL while a long evaluation runs: the next attempt finds the last epoch's checkpoint."""
+    """SIGKILL while a long evaluation runs: the next attempt finds the training done and the network there."""
     overrides = ("seeds=1", "evaluate=[clean, {name: adversarial, attacks: [pgd], steps: 60, restarts: 8}]")
     killed = []
 
@@ -207,9 +280,7 @@ def test_a_kill_between_training_and_evaluation_costs_no_training(run, tiny_suit
     assert (state.done, state.failed) == (2, [])
     events = store.trial(killed[0].trial_id).events()[0]
     names = [event["event"] for event in events]
-    again = names.index("started", names.index("failed"))
-    assert "resumed" in names[again:]
-    assert "epoch" not in names[again:], "it trained again"
+    assert "epoch" not in names[names.index("failed") :], "it trained again"
     undisturbed, other, _ = run(*overrides, results="undisturbed")
     for planned in undisturbed.trials:
         assert untimed(records(store, planned)) == untimed(records(other, planned))

@@ -43,7 +43,7 @@ def keys(suite):
             "[{name: corruptions, kinds: [fog, contrast], severities: [5, 1]}]",
             "[{name: corruptions, kinds: [contrast, fog], severities: [1, 5]}]",
         ),
-        ("[{name: ood, against: mnist}]", "[{name: ood, against: {name: mnist, val_fraction: 0.3}}]"),
+        ("[{name: ood, against: mnist}]", "[{name: ood, against: {name: mnist}}]"),
         ("[{name: adversarial, epsilon: [1, 2]}]", "[{name: adversarial, epsilon: [1.0, 2.0]}]"),
     ],
 )
@@ -103,6 +103,9 @@ def test_an_attack_by_transfer_needs_the_baselines_next_seed(suite):
         ({"evaluate": "[{name: ood, against: imagnet}]"}, 9, ["unknown data set 'imagnet'"]),
         ({"evaluate": "[{name: adversarial, epsilon: [8, 4]}]"}, 9, ["should rise"]),
         ({"evaluate": "[adversarial, {name: adversarial, steps: 3}]"}, 9, ["adv_fgsm_linf_1_error", "already"]),
+        ({"evaluate": "[{name: adversarial, epsilon: [300]}]"}, 9, ["300", "255"]),
+        ({"evaluate": "[{name: ood, against: 3}]"}, 9, ["3", "name of a data set"]),
+        ({"evaluate": "[{name: ood, against: {name: mnist, train_size: 9}}]"}, 9, ["train_size", "test images"]),
         ({"evaluate": "[3]"}, 9, ["should be a name"]),
         ({"metric": "test_eror_last"}, 10, ["unknown metric", "test_error_last"]),
         ({"metric": "mean_corruption_error"}, 10, ["unknown metric"]),
@@ -112,7 +115,7 @@ def test_an_attack_by_transfer_needs_the_baselines_next_seed(suite):
         (
             {"evaluate": "[transfer]", "more": "exclude: [{method: erm, seed: 1}, {method: erm, seed: 2}]"},
             9,
-            ["two seeds"],
+            ["`exclude`"],
         ),
     ],
 )

@@ -263,6 +263,25 @@ def test_a_source_that_diverged_is_named(run):
     assert state.failed == []
 
 
+def test_an_attack_on_a_source_that_diverged_is_recorded_as_impossible(run):
+    """Both ERM trials count as diverged: the attacks that they would have given are neither waited for nor failures."""
+    evaluate = "evaluate=[clean, {name: transfer, attacks: [fgsm], epsilon: [8]}]"
+    plan, store, _ = run("evaluate=[clean]")
+    for planned in plan.trials:
+        if planned.arm == "erm":
+            folder = store.trial(planned.trial_id)
+            folder.write_final({**folder.final(), "status": "diverged", "metrics": {}})
+    plan, store, state = run(evaluate)
+    assert (state.done, state.failed, len(state.diverged)) == (4, [], 2)
+    for planned in plan.trials:
+        if planned.arm != "erm":
+            record = records(store, planned)["transfer"]
+            assert record["metrics"] == {"transfer_fgsm_linf_8_error": None}
+            assert "diverged" in record["detail"]["reason"]
+    _, _, state = run(evaluate)
+    assert (state.done, state.skipped) == (4, 4)
+
+
 def test_a_kill_between_training_and_evaluation_costs_no_training(run, tiny_suite, tmp_path):
     """SIGKILL while a long evaluation runs: the next attempt finds the training done and the network there."""
     overrides = ("seeds=1", "evaluate=[clean, {name: adversarial, attacks: [pgd], steps: 60, restarts: 8}]")

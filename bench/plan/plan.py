@@ -18,7 +18,7 @@ from bench.plan.cells import Cell
 from bench.plan.config import SECTIONS, DatasetConfig, LabelNoiseConfig, Section
 from bench.plan.document import KeyPath, dotted
 from bench.plan.evaluation import Corruptions, Evaluation, Ood, PlannedEvaluation
-from bench.plan.suite import Suite
+from bench.plan.suite import Suite, needs_validation
 from bench.plan.trial import Trial
 
 
@@ -158,6 +158,10 @@ def _resolved(suite: Suite, cell: Cell) -> Cell:
     if dataset.train_size is not None and dataset.train_size > facts.num_train:
         message = f"{dataset.train_size} is more than the {facts.num_train} training images of {dataset.display_name}"
         raise suite.document.error(cell.place("dataset", "train_size"), message)
+    num_train = dataset.train_size or facts.num_train
+    if needs_validation(suite.report.metric, suite.evaluations) and not round(dataset.val_fraction * num_train):
+        message = f"{suite.report.metric} needs validation, and {dataset.val_fraction:g} of {num_train} images is none"
+        raise suite.document.error(cell.place("dataset", "val_fraction"), message)
     return replace(
         cell,
         dataset=dataset.model_copy(update={"fingerprint": facts.fingerprint}),

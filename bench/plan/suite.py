@@ -196,9 +196,14 @@ def _check_metric(
         if "did you mean" not in hint:
             hint = f"; there is {', '.join(METRICS)}, and what the evaluations give, such as {there[-1]}"
         raise document.error(("report", "metric"), f"unknown metric {metric!r}{hint}")
-    if metric in ("test_error_last", *verdict_metrics(evaluations, validated=False)):
-        return
-    for cell in cells:
-        if metric not in ("test_error_median10", "test_error_oracle") and not cell.dataset.val_fraction:
-            message = f"{metric} needs validation, and {cell.dataset.display_name} has val_fraction 0"
-            raise document.error(("report", "metric"), message)
+    if needs_validation(metric, evaluations):
+        for cell in cells:
+            if not cell.dataset.val_fraction:
+                message = f"{metric} needs validation, and {cell.dataset.display_name} has val_fraction 0"
+                raise document.error(("report", "metric"), message)
+
+
+def needs_validation(metric: str, evaluations: Sequence[Evaluation]) -> bool:
+    """Whether a trial has this figure only where it has validation images."""
+    always = [name for name in METRICS if name != "test_error_val_selected"]
+    return metric not in (*always, *verdict_metrics(evaluations, validated=False))

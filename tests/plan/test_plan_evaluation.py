@@ -111,6 +111,11 @@ def test_an_attack_by_transfer_needs_the_baselines_next_seed(suite):
         ({"metric": "mean_corruption_error"}, 10, ["unknown metric"]),
         ({"evaluate": "[{name: ood, against: mnist}]", "metric": "ood_mnist_auroc_msp"}, 10, ["unknown metric"]),
         ({"evaluate": "[calibration]", "metric": "test_ece_scaled", "val": 0}, 10, ["needs validation"]),
+        (
+            {"evaluate": "[calibration]", "metric": "test_ece_scaled", "val": 0.0001},
+            5,
+            ["0.0001 of 1000 images is none"],
+        ),
         ({"evaluate": "[transfer]", "more": "keep_weights: never"}, 9, ["keep_weights never"]),
         (
             {"evaluate": "[transfer]", "more": "exclude: [{method: erm, seed: 1}, {method: erm, seed: 2}]"},

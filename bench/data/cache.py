@@ -53,7 +53,7 @@ def open_or_build(folder: Path, build: Callable[[], Decoded]) -> Arrays:
     if cached is not None:
         return cached
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(folder.with_name(folder.name + ".lock")):
+    with locked(folder.with_name(folder.name + ".lock")):
         cached = _open(folder)  # another process may have built it while this one waited
         if cached is not None:
             return cached
@@ -107,8 +107,15 @@ def _write(folder: Path, decoded: Decoded) -> None:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold the lock on path; the kernel lets go of it when its process dies."""
+def locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
+    """Hold the lock on path; the kernel lets go of it when its process dies.
+
+    wait: for another process that has it; without, the answer is whether the lock is held.
+    """
     with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True

@@ -4,7 +4,6 @@ One .npy file for each version, in a folder for each data set and split.  A file
 written under another name, flushed to disk and renamed, by one process at a time.
 """
 
-import fcntl
 import math
 import multiprocessing
 import os
@@ -21,7 +20,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.data.cache import Arrays
+from bench.data.cache import Arrays, locked
 from bench.data.corruptions import CORRUPTIONS_VERSION, SEVERITIES, check_kind, corrupt
 from bench.data.errors import DataError
 from bench.data.image_folder import EXTENSIONS, ImageFile, decode_images
@@ -303,8 +302,8 @@ def _make(version: _Version, helpers: Sequence[Connection], *, wait_for_others: 
     """Make a version unless it is there by now; False if another process is at it and need not be waited for."""
     path = version.path()
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(path.with_suffix(".lock"), wait_for_others=wait_for_others) as locked:
-        if locked and _find(version) is None:
+    with locked(path.with_suffix(".lock"), wait=wait_for_others) as held:
+        if held and _find(version) is None:
             for partial in path.parent.glob(f"{path.name}.*.partial"):  # left by a process that was killed
                 partial.unlink()
             partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
@@ -319,7 +318,7 @@ def _make(version: _Version, helpers: Sequence[Connection], *, wait_for_others: 
                 _rename(partial, path)
             finally:
                 partial.unlink(missing_ok=True)
-        return locked
+        return held
 
 
 def _generate(version: _Version, partial: Path, helpers: Sequence[Connection]) -> None:
@@ -436,18 +435,6 @@ def _do(job: _Job) -> None:
     with job.path.open("r+b") as file:
         file.seek(job.offset)
         file.write(corrupted.data)
-
-
-@contextmanager
-def _locked(path: Path, *, wait_for_others: bool) -> Iterator[bool]:
-    """Hold the lock on path, if need be at once or not at all; the kernel lets go of it when its process dies."""
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX if wait_for_others else fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
-        yield True
 
 
 def _shape(images: NDArray[np.uint8]) -> tuple[int, int, int]:

@@ -3,14 +3,13 @@
 The estimate depends on the images and their true labels alone, not on a trial's seed, and is cached beside the data.
 """
 
-import fcntl
 import hashlib
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.data.cache import Arrays
+from bench.data.cache import Arrays, locked
 
 # Raised when the same data would give another estimate; older files are then not used.
 VERSION = 1
@@ -66,8 +65,7 @@ def open_posterior(arrays: Arrays, *, dataset: str, cache_root: Path) -> NDArray
     if cached is not None:
         return cached
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # let go of when the file is closed, or its process dies
+    with locked(path.with_suffix(".lock")):
         cached = _open(path, shape)  # another process may have made it while this one waited
         if cached is None:
             labels = np.array(arrays.train_labels)

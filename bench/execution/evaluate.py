@@ -36,7 +36,7 @@ from bench.plan.evaluation import (
 from bench.plan.trial import Trial
 from bench.results.store import Json
 from bench.training.data import TrialData
-from bench.training.loop import autocast, predict
+from bench.training.loop import autocast, memory_format, predict
 from bench.training.seeding import stream, stream_seed
 
 Figures = tuple[Mapping[str, float | None], dict[str, Any]]
@@ -63,7 +63,7 @@ class PixelNetwork(nn.Module):
         super().__init__()
         self.model, self._trial, self._looked = model, trial, looked
         self._scale, self._shift = 255 * data.scale, data.shift
-        self._memory_format = torch.channels_last if trial.training.channels_last else torch.contiguous_format
+        self._memory_format = memory_format(trial.training)
         self.eval()
 
     def forward(self, pixels: Tensor) -> Tensor:

@@ -64,7 +64,7 @@ def train(
     """
     training, device = trial.training, data.images.device
     configure_torch(training)
-    memory_format = torch.channels_last if training.channels_last else torch.contiguous_format
+    layout = memory_format(training)
     model = placed_model(trial, data)
     optimizer = make_optimizer(model.parameters(), training)
     batch_size = min(training.batch_size, len(data.train))
@@ -108,7 +108,7 @@ def train(
                 group["lr"] = lr
             x, y = draws.batch(data, slice(step * batch_size, (step + 1) * batch_size))
             with autocast(trial, device):
-                loss = trial.method.training_loss(model, x.contiguous(memory_format=memory_format), y, rng=mixing)
+                loss = trial.method.training_loss(model, x.contiguous(memory_format=layout), y, rng=mixing)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
@@ -148,10 +148,14 @@ def configure_torch(training: TrainingConfig) -> None:
         torch.use_deterministic_algorithms(True)
 
 
+def memory_format(training: TrainingConfig) -> torch.memory_format:
+    """How the recipe lays out images and weights."""
+    return torch.channels_last if training.channels_last else torch.contiguous_format
+
+
 def placed_model(trial: Trial, data: TrialData) -> nn.Module:
     """`initial_model` on the data's device, in the recipe's memory format."""
-    memory_format = torch.channels_last if trial.training.channels_last else torch.contiguous_format
-    return initial_model(trial, data).to(data.images.device).to(memory_format=memory_format)
+    return initial_model(trial, data).to(data.images.device).to(memory_format=memory_format(trial.training))
 
 
 def initial_model(trial: Trial, data: TrialData) -> nn.Module:
@@ -170,14 +174,14 @@ def initial_model(trial: Trial, data: TrialData) -> nn.Module:
 def predict(model: nn.Module, data: TrialData, images: Tensor, index: Tensor | None = None, *, trial: Trial) -> Tensor:
     """Logits (n, K) float32 of uint8 images, or of those at `index`, without augmentation, in evaluation mode."""
     model.eval()
-    memory_format = torch.channels_last if trial.training.channels_last else torch.contiguous_format
+    layout = memory_format(trial.training)
     n = len(images) if index is None else len(index)
     logits = []
     for start in range(0, n, EVALUATION_BATCH):
         rows = slice(start, start + EVALUATION_BATCH)
         x = data.normalised(images[rows] if index is None else images[index[rows]])
         with autocast(trial, x.device):
-            logits.append(model(x.contiguous(memory_format=memory_format)).float())
+            logits.append(model(x.contiguous(memory_format=layout)).float())
     return torch.cat(logits) if logits else torch.empty(0, data.num_classes, device=images.device)
 
 

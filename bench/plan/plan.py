@@ -111,17 +111,19 @@ def _trials(
 ) -> Iterator[PlannedTrial]:
     arms = [(method, method.label) for method in suite.methods]
     sources = _sources(suite, cells) if any(each.needs_source for each in evaluations) else {}
+    source_ids = frozenset(sources.values())
+    alone = {index: PlannedEvaluation(each) for index, each in enumerate(evaluations) if not each.needs_source}
     for seed in suite.seeds:
         for index, (cell, label) in enumerate(zip(cells, labels, strict=True)):
             for method, arm in arms:
                 if cell.runs(arm, seed):
                     trial = Trial(**cell.sections, method=method, seed=seed)
+                    trial_id = trial.trial_id
                     planned = tuple(
-                        PlannedEvaluation(each, sources[index, seed] if each.needs_source else None)
-                        for each in evaluations
+                        alone.get(place) or PlannedEvaluation(each, sources[index, seed])
+                        for place, each in enumerate(evaluations)
                     )
-                    is_source = trial.trial_id in sources.values()
-                    yield PlannedTrial(trial.trial_id, trial, label, arm, planned, is_source)
+                    yield PlannedTrial(trial_id, trial, label, arm, planned, is_source=trial_id in source_ids)
 
 
 def _sources(suite: Suite, cells: Sequence[Cell]) -> dict[tuple[int, int], str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 
@@ -10,8 +11,6 @@ import pytest
 import torch
 
 from bench.evaluation.metrics import top1_error
-from bench.execution import local
-from bench.execution.devices import Slot
 from bench.execution.preparation import load_arrays
 from bench.execution.task import DataPaths, Task
 from bench.execution.worker import run_trial
@@ -31,29 +30,10 @@ EVALUATE = (
 ONE_CELL = "matrix.label_noise=[{rate: 0}]"
 
 
-class Watcher:
-    def __init__(self, act=lambda _: None):
-        self.act = act
-
-    def update(self, state):
-        self.act(state)
-
-
 @pytest.fixture
-def run(tiny_suite, tmp_path):
-    def run_plan(*overrides, act=lambda _: None, keep_weights=True, results="results"):
-        plan = make_plan(load_suite(tiny_suite, overrides=(ONE_CELL, *overrides)))
-        store = Store(tmp_path / results)
-        settings = local.Settings(
-            slots=[Slot("CPU 0"), Slot("CPU 1")],
-            data=DataPaths(tmp_path / "data", tmp_path / "cache"),
-            policy=CheckpointPolicy(60),
-            keep_weights=keep_weights,
-            estimates={},
-        )
-        return plan, store, local.run(plan, store, settings, Watcher(act))
-
-    return run_plan
+def run(run):
+    """As everywhere here, but in one cell."""
+    return functools.partial(run, ONE_CELL)
 
 
 def records(store, planned):

@@ -12,41 +12,8 @@ from pathlib import Path
 import pytest
 
 from bench.execution import local
-from bench.execution.devices import Slot
 from bench.execution.task import DataPaths
-from bench.plan.plan import make_plan
-from bench.plan.suite import load_suite
 from bench.results.store import Store
-from bench.training.policy import CheckpointPolicy
-
-SLOTS = [Slot("CPU 0"), Slot("CPU 1")]
-
-
-class Watcher:
-    """Calls `act` with every state it is shown."""
-
-    def __init__(self, act=lambda _: None):
-        self.act = act
-
-    def update(self, state):
-        self.act(state)
-
-
-@pytest.fixture
-def run(tiny_suite, tmp_path):
-    def run_plan(*overrides, act=lambda _: None, results="results", checkpoint_epochs=None, slots=SLOTS):
-        plan = make_plan(load_suite(tiny_suite, overrides=overrides))
-        store = Store(tmp_path / results)
-        settings = local.Settings(
-            slots=slots,
-            data=DataPaths(tmp_path / "data", tmp_path / "cache"),
-            policy=CheckpointPolicy(60, checkpoint_epochs),
-            keep_weights=True,
-            estimates={planned.trial_id: 1.0 for planned in plan.trials},
-        )
-        return plan, store, local.run(plan, store, settings, Watcher(act))
-
-    return run_plan
 
 
 def untimed(record):

@@ -156,17 +156,6 @@ def table_width(k: int, *, val_fraction: float) -> int:
     return width
 
 
-def drawn_neighbours(table: NDArray[np.int32], rows: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
-    """One neighbour of each row, each of its neighbours as likely as the others: (B,); the row itself if it has none.
-
-    table: (n, k) as from `training_neighbours`, each row's -1 at its end.  rows: (B,) positions in [0, n).
-    """
-    candidates = table[rows]
-    counts = np.count_nonzero(candidates >= 0, axis=1)
-    columns = rng.integers(np.maximum(counts, 1))
-    return np.where(counts > 0, candidates[np.arange(len(rows)), columns], rows)
-
-
 def _fill(neighbours: NDArray[np.int32], pixels: NDArray[np.uint8], pool: ThreadPoolExecutor) -> None:
     """Write each row's neighbours, as many as there are, into the first columns of neighbours: (n, k)."""
     n, k = neighbours.shape

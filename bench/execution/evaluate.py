@@ -35,8 +35,8 @@ from bench.plan.evaluation import (
 )
 from bench.plan.trial import Trial
 from bench.results.store import Json
-from bench.training.data import TrialData
-from bench.training.loop import autocast, memory_format, predict
+from bench.training.data import TrialData, memory_format
+from bench.training.loop import autocast, predict
 from bench.training.seeding import stream, stream_seed
 
 Figures = tuple[Mapping[str, float | None], dict[str, Any]]

@@ -343,12 +343,19 @@ def _prepare_data(
 
 
 def _needs(trials: Iterable[PlannedTrial]) -> list[Needs]:
-    """One of the trials for each combination of data set, wrong labels and evaluations."""
+    """One of the trials for each combination of data set, wrong labels and evaluations.
+
+    And of what a table of neighbours depends on: whom it is of, the seed may say.
+    """
     distinct: dict[str, Needs] = {}
     for planned in trials:
+        trial = planned.trial
         configs = tuple(evaluation.config for evaluation in planned.evaluations)
-        dataset = planned.trial.dataset.model_copy(update={"train_size": None, "val_fraction": 0.0})
-        distinct.setdefault(repr((dataset, planned.trial.label_noise, configs)), Needs(planned.trial, configs))
+        dataset = trial.dataset.model_copy(update={"train_size": None, "val_fraction": 0.0})
+        key: tuple[object, ...] = (dataset, trial.label_noise, configs)
+        if trial.method.neighbours is not None:
+            key = (*key, trial.method.neighbours, trial.dataset, trial.seed)
+        distinct.setdefault(repr(key), Needs(trial, configs))
     return list(distinct.values())
 
 

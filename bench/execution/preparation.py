@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Iterable
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
 
 from bench.data import datasets
 from bench.data.corrupted import build_corrupted, open_corrupted
 from bench.data.datasets import Arrays, DataError
 from bench.data.human_labels import read_human_labels
 from bench.data.image_folder import list_images
+from bench.data.neighbours import open_neighbours, table_width
 from bench.data.posterior import open_posterior
 from bench.execution.task import DataPaths, Needs
 from bench.plan.config import DatasetConfig
 from bench.plan.evaluation import Corruptions, Ood
 from bench.plan.trial import Trial
-from bench.training.data import Extras, given_labels
+from bench.training.data import Extras, given_labels, subset_positions
 
 
 def prepare_data(data: DataPaths, needs: Iterable[Needs], *, processes: int, say: Callable[[str], None]) -> str:
@@ -28,6 +33,8 @@ def prepare_data(data: DataPaths, needs: Iterable[Needs], *, processes: int, say
             _build_corrupted(data, arrays, need, processes=processes, say=say)
             if need.trial.label_noise.kind == "instance":
                 say(f"class probabilities of {need.trial.dataset.display_name}, for instance-dependent noise")
+            if need.trial.method.neighbours is not None:
+                say(f"nearest neighbours in {need.trial.dataset.display_name}")
             given_labels(need.trial, arrays, trial_extras(data, need.trial, arrays))
             for evaluation in need.evaluations:
                 if isinstance(evaluation, Ood) and isinstance(evaluation.against, DatasetConfig):
@@ -82,7 +89,29 @@ def trial_extras(data: DataPaths, trial: Trial, arrays: Arrays) -> Extras:
         )
     if noise.kind == "instance":
         posterior = open_posterior(arrays, dataset=dataset.name, cache_root=data.cache_root)
-    return Extras(corrupted_images=corrupted, given_labels=given, posterior=posterior)
+    extras = Extras(corrupted_images=corrupted, given_labels=given, posterior=posterior)
+    if trial.method.neighbours is None:
+        return extras
+    return replace(extras, neighbours=_neighbours(data, trial, arrays, extras))
+
+
+def _neighbours(data: DataPaths, trial: Trial, arrays: Arrays, extras: Extras) -> NDArray[np.int32]:
+    """The nearest neighbours of each image of the trial's subset, among them the ones that will validate.
+
+    Of the images as the data set has them, uncorrupted and not augmented. One table serves every seed, unless the seed
+    chooses the images or their labels.
+    """
+    wanted = trial.method.neighbours
+    assert wanted is not None
+    chosen = subset_positions(trial, arrays)
+    return open_neighbours(
+        arrays,
+        dataset=trial.dataset.name,
+        cache_root=data.cache_root,
+        k=table_width(wanted.k, val_fraction=trial.dataset.val_fraction),
+        chosen=None if trial.dataset.train_size is None else chosen,
+        labels=given_labels(trial, arrays, extras)[0][chosen] if wanted.within_class else None,
+    )
 
 
 def _build_corrupted(

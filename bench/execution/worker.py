@@ -107,6 +107,7 @@ def _train_and_write(task: Task, trial: Trial, folder: TrialFolder, stop_request
         "epochs": len(trained.curve),
         "metrics": metrics,
         "data": data.summary,
+        "mixing": trained.mixing,
         "provenance": provenance,
         "train_seconds": sum(line["train_seconds"] for line in trained.curve),
         "total_seconds": _total_seconds(events, time.perf_counter() - started),

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from bench.mixing.method import Method
+from bench.mixing.method import Method, plain_loss
 
 if TYPE_CHECKING:
     import numpy as np
-    from torch import Tensor, nn
+    from torch import nn
+
+    from bench.mixing.batch import Batch, BatchLoss
 
 
 class Erm(Method):
-    """Cross-entropy on the examples as they are: mixup with lam = 1."""
+    """Cross-entropy on the examples as they are: mixup with lam = 1.  Source: Vapnik 1991."""
 
     name: Literal["erm"] = "erm"
+    neutral: ClassVar[dict[str, Any]] = {"name": "erm"}
 
-    def training_loss(self, model: nn.Module, x: Tensor, y: Tensor, *, rng: np.random.Generator) -> Tensor:
-        from torch.nn.functional import cross_entropy
-
-        return cross_entropy(model(x), y)
+    def _loss(self, model: nn.Module, batch: Batch, *, rng: np.random.Generator) -> BatchLoss:
+        return plain_loss(self, model, batch)

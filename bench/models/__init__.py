@@ -55,17 +55,44 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
 }
 
 
+def _residual_layers(model: nn.Module) -> tuple[str, ...]:
+    """The stem, and each stage."""
+    return ("stem", *(f"stages.{index}" for index, _ in enumerate(model.get_submodule("stages").children())))
+
+
+def _sequential_layers(model: nn.Module) -> tuple[str, ...]:
+    """What each hidden layer gives, after its ReLU and, of a convolution, its pooling."""
+    names = [(index, type(layer).__name__) for index, layer in model.named_children()]
+    return tuple(
+        index
+        for (index, kind), (_, following) in zip(names, [*names[1:], ("", "")], strict=True)
+        if kind == "MaxPool2d" or (kind == "ReLU" and following != "MaxPool2d")
+    )
+
+
+FEATURE_LAYERS: dict[str, Callable[[nn.Module], tuple[str, ...]]] = {
+    "mlp": _sequential_layers,
+    "lenet": _sequential_layers,
+    "preact_resnet18": _residual_layers,
+    "wrn_28_10": _residual_layers,
+}
+
+
 def build(name: str, *, input_shape: Shape, num_classes: int, **args: Any) -> nn.Module:
     """The network `name`, untrained, from images (B, *input_shape) to logits (B, num_classes).
 
     name: a key of MODELS, or `timm/` and a timm architecture, whose `args` go to timm; see `timm_networks`.
+    Its attribute `feature_layers` names the submodules, from the input on, whose outputs are its feature stages: where
+    manifold mixup mixes.
     Raises ModelError, a ValueError, for an unknown name or argument; ValueError for images that do not fit.
     """
     if name in MODELS:
         allowed = model_args(name)
         if unknown := [arg for arg in args if arg not in allowed]:
             raise ModelError(f"{name} takes no argument {unknown[0]!r}", difflib.get_close_matches(unknown[0], allowed))
-        return MODELS[name](input_shape, num_classes, **args)
+        model = MODELS[name](input_shape, num_classes, **args)
+        model.feature_layers = FEATURE_LAYERS[name](model)  # type: ignore[assignment]  # nn.Module knows tensors only
+        return model
 
     from bench.models import timm_networks
 

@@ -1,7 +1,7 @@
 """`python -m bench.models.probe`: what networks cost, asked by a process that must not import torch itself.
 
-Reads a JSON list of {"name", "args", "input_shape": [C, H, W], "num_classes"} on stdin and writes a list as
-long: {"params", "tensors", "forward_flops"} each, or {"error", "nearest"} for a network that cannot be built or run.
+Reads a JSON list of {"name", "args", "input_shape": [C, H, W], "num_classes"} on stdin and writes a list as long:
+{"params", "tensors", "forward_flops", "layers"} each, or {"error", "nearest"} for one that cannot be built or run.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from bench.models import ModelError, build
 
 
 def probe(name: str, args: dict[str, Any], *, input_shape: tuple[int, int, int], num_classes: int) -> dict[str, Any]:
-    """{"params": number of parameters, "tensors" that hold them, "forward_flops": per image, a multiply-add counts 2}.
+    """{"params": number of parameters, "tensors" that hold them, "forward_flops": per image, a multiply-add counts 2,
+    "layers": the names of its feature stages}.
 
     Or {"error": one sentence, "nearest": valid names close to the wrong one}.  Runs on the meta device: only
     shapes are computed, so the largest network takes no memory.
@@ -38,6 +39,7 @@ def probe(name: str, args: dict[str, Any], *, input_shape: tuple[int, int, int],
         "params": sum(weight.numel() for weight in model.parameters()),
         "tensors": len(list(model.parameters())),
         "forward_flops": counter.get_total_flops(),
+        "layers": list(model.feature_layers),  # type: ignore[arg-type]  # nn.Module knows tensors only
     }
 
 

@@ -52,7 +52,15 @@ def build(architecture: str, *, channels: int, num_classes: int, small_stem: boo
                 f"and this is a {type(model).__name__}"
             )
         shrink_stem(model)
+    model.feature_layers = _feature_layers(model)  # type: ignore[assignment]  # nn.Module knows tensors only
     return model
+
+
+def _feature_layers(model: nn.Module) -> tuple[str, ...]:
+    """timm's own list of a network's feature stages, as far as they are submodules of it; none where timm has none."""
+    modules = dict(model.named_modules())
+    names = [stage.get("module", "") for stage in getattr(model, "feature_info", None) or ()]
+    return tuple(name for name in names if name in modules)
 
 
 def shrink_stem(model: ResNet) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
@@ -18,6 +18,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from bench.mixing import Method
 from bench.plan.cells import Cell
 from bench.plan.document import KeyPath, SuiteError
 from bench.plan.plan import data_facts
@@ -33,11 +34,15 @@ _SHIPPED = files("bench.plan").joinpath("networks.json")
 
 @dataclass(frozen=True)
 class Network:
-    """A network's size. tensors: that hold its params.  forward_flops: per image, two for each multiply-accumulate."""
+    """A network's size. tensors: that hold its params.  forward_flops: per image, two for each multiply-accumulate.
+
+    layers: the names of its feature stages, where a method can reach in; layer k is layers[k - 1].
+    """
 
     params: int
     tensors: int
     forward_flops: int
+    layers: list[str]
 
 
 @dataclass(frozen=True)
@@ -51,24 +56,64 @@ class Networks:
         return self.by_name.get(_name(question(place)))
 
 
+@dataclass(frozen=True)
+class Question:
+    """A network to ask about, and why.
+
+    asked: see `question`.  cell: where it stands.  method: whose arguments it has, such as a dropout rate, if any's.
+    """
+
+    asked: dict[str, Any]
+    cell: Cell
+    method: Method | None
+
+
+def questions(suite: Suite) -> dict[str, Question]:
+    """Every network of the suite by name: of the cells, and timm's as the methods would have them.
+
+    Which arguments timm's networks take only timm knows; the reference networks all take a dropout rate.
+    Raises SuiteError where a method asks a reference network for what it does not have.
+    """
+    found: dict[str, Question] = {}
+    for cell in suite.cells:
+        asked = question(cell)
+        found.setdefault(_name(asked), Question(asked, cell, None))
+        for method in suite.methods_in(cell):
+            try:
+                args = method.network_args(cell.model.name)
+            except ValueError as error:
+                raise suite.document.error(suite.place_of(method, "stochastic_depth"), str(error)) from None
+            if args and cell.model.name.startswith("timm/"):
+                asked = question(cell, args=args)
+                found.setdefault(_name(asked), Question(asked, cell, method))
+    return found
+
+
 def known_networks(suite: Suite, *, cache_root: Path) -> Networks:
-    """The suite's networks as far as they are known without importing torch."""
+    """The suite's networks as far as they are known without importing torch.
+
+    Raises SuiteError where a method mixes a layer that a known network does not have.
+    """
     remembered = _shipped() | _cached(cache_root)
-    names = {_name(question(cell)) for cell in suite.cells}
-    return Networks({name: Network(**remembered[name]) for name in names if name in remembered})
+    networks = Networks({name: Network(**remembered[name]) for name in questions(suite) if name in remembered})
+    _check_layers(suite, networks)
+    return networks
 
 
 def check_networks(suite: Suite, *, cache_root: Path) -> Networks:
     """The suite's networks; those not known yet are built once, without memory for their weights.
 
-    Raises SuiteError at the network's line where its name or an argument is wrong.
+    Raises SuiteError at the network's line where its name or an argument is wrong, and at the method's where it asks
+    for what a network does not have.
     """
     known = known_networks(suite, cache_root=cache_root)
-    found = _ask(suite, [cell for cell in suite.cells if known.of(cell) is None])
+    found = _ask(suite, {name: asked for name, asked in questions(suite).items() if name not in known.by_name})
     if found:
         cache_root.mkdir(parents=True, exist_ok=True)
         write_json(_cache_file(cache_root), {**_cached(cache_root), **found})
-    return Networks({**known.by_name, **{name: Network(**answer) for name, answer in found.items()}})
+    networks = Networks({**known.by_name, **{name: Network(**answer) for name, answer in found.items()}})
+    _check_layers(suite, networks)
+    return networks
 
 
 def write_shipped(suites: Path) -> None:
@@ -76,33 +121,44 @@ def write_shipped(suites: Path) -> None:
     found: dict[str, Answer] = {}
     for path in sorted(suites.rglob("*.yaml")):
         suite = load_suite(path)
-        found |= _ask(suite, [cell for cell in suite.cells if _name(question(cell)) not in found])
+        found |= _ask(suite, {name: asked for name, asked in questions(suite).items() if name not in found})
     write_json(Path(str(_SHIPPED)), dict(sorted(found.items())))
 
 
-def _ask(suite: Suite, cells: Iterable[Cell]) -> dict[str, Answer]:
-    """Sizes of the cells' networks by name, from a process that has torch. Raises SuiteError for a wrong one."""
-    by_name = {_name(question(cell)): cell for cell in cells}
-    if not by_name:
+def _check_layers(suite: Suite, networks: Networks) -> None:
+    for cell in suite.cells:
+        network = networks.of(cell)
+        for method in suite.methods_in(cell):
+            for layer in method.layers_mixed if network else ():
+                assert network is not None
+                if layer not in (*range(len(network.layers) + 1), *network.layers):
+                    there = ", ".join(f"{number} ({name})" for number, name in enumerate(network.layers, start=1))
+                    message = f"{cell.model.name} has no layer {layer!r}; there is 0 (the input), {there}"
+                    raise suite.document.error(suite.place_of(method, "layers"), message)
+
+
+def _ask(suite: Suite, wanted: Mapping[str, Question]) -> dict[str, Answer]:
+    """Sizes of networks by name, from a process that has torch. Raises SuiteError for a wrong one."""
+    if not wanted:
         return {}
     command = [sys.executable, "-m", "bench.models.probe"]
-    questions = json.dumps([question(cell) for cell in by_name.values()])
-    result = subprocess.run(command, input=questions, capture_output=True, text=True, check=False)
+    asked = json.dumps([each.asked for each in wanted.values()])
+    result = subprocess.run(command, input=asked, capture_output=True, text=True, check=False)
     if result.returncode:
         raise SuiteError(f"the networks could not be checked: {' '.join(command)} failed:\n{result.stderr.strip()}")
     answers: list[Answer] = json.loads(result.stdout)
-    for cell, answer in zip(by_name.values(), answers, strict=True):
+    for each, answer in zip(wanted.values(), answers, strict=True):
         if "error" in answer:
-            raise suite.document.error(_blamed(cell, answer["error"]), _complaint(answer))
-    return dict(zip(by_name, answers, strict=True))
+            raise suite.document.error(_blamed(suite, each, answer["error"]), _complaint(answer))
+    return dict(zip(wanted, answers, strict=True))
 
 
-def question(place: Cell | Trial) -> dict[str, Any]:
-    """What bench.models.probe is asked: the network, and the images that it gets."""
+def question(place: Cell | Trial, *, args: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """What bench.models.probe is asked: the network, with further `args`, and the images that it gets."""
     facts = data_facts(place.dataset)
     return {
         "name": place.model.name,
-        "args": place.model.args,
+        "args": place.model.args | dict(args or {}),
         "input_shape": [facts.channels, facts.height, facts.width],
         "num_classes": facts.num_classes,
     }
@@ -115,9 +171,14 @@ def _name(asked: Mapping[str, Any]) -> str:
     return f"{asked['name']} {args} on {size}, {asked['num_classes']} classes"
 
 
-def _blamed(cell: Cell, error: str) -> KeyPath:
-    """Where an error of the probe goes: to the argument that it names, else to the network's name."""
-    return cell.place("model", next((key for key in cell.model.args if repr(key) in error), "name"))
+def _blamed(suite: Suite, asked: Question, error: str) -> KeyPath:
+    """Where an error of the probe goes: to the argument that it names, else to the network's name.
+
+    To the method where it is the method's argument: the network without it is asked about too, and first.
+    """
+    if asked.method is not None:
+        return suite.place_of(asked.method, "dropout" if "drop_rate" in error else "stochastic_depth")
+    return asked.cell.place("model", next((key for key in asked.cell.model.args if repr(key) in error), "name"))
 
 
 def _complaint(answer: Answer) -> str:
@@ -137,8 +198,8 @@ def _cached(cache_root: Path) -> dict[str, Answer]:
 
 
 def _cache_file(cache_root: Path) -> Path:
-    """Another timm may know other names: its version is part of the file's."""
-    return cache_root / f"networks-timm-{version('timm')}.json"
+    """Another timm may know other names: its version is part of the file's, as is that of what an answer holds."""
+    return cache_root / f"networks-v2-timm-{version('timm')}.json"
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from bench.data.corruptions import MIN_SIDE
 from bench.data.datasets import Facts
 from bench.data.human_labels import file_fingerprint
 from bench.data.label_noise import CLASS_MAPS, transition_matrix
-from bench.mixing import Erm
+from bench.mixing import Erm, Mixing
 from bench.plan.cells import Cell
 from bench.plan.config import SECTIONS, DatasetConfig, LabelNoiseConfig, Section
 from bench.plan.document import KeyPath, dotted
@@ -89,6 +89,7 @@ def make_plan(suite: Suite) -> Plan:
     _check_distinct(suite, cells)
     labels = _cell_labels(cells)
     _check_sizes(suite, cells)
+    _check_methods(suite, cells)
     evaluations = [_resolved_evaluation(suite, index) for index in range(len(suite.evaluations))]
     return Plan(suite=suite, trials=tuple(_trials(suite, cells, labels, evaluations)), cells=tuple(labels))
 
@@ -184,6 +185,27 @@ def _check_sizes(suite: Suite, cells: Sequence[Cell]) -> None:
         for index, evaluation in enumerate(suite.evaluations):
             if isinstance(evaluation, Corruptions):
                 raise suite.document.error(("evaluate", index), message)
+
+
+def _check_methods(suite: Suite, cells: Sequence[Cell]) -> None:
+    """Raise SuiteError where a method does not fit the recipe or the images of a cell in which it runs."""
+    for cell in cells:
+        facts, epochs = data_facts(cell.dataset), cell.training.epochs
+        for method in suite.methods_in(cell):
+            if method.cutout is not None and method.cutout > min(facts.height, facts.width):
+                message = f"a square of {method.cutout} pixels is more than the images of {cell.dataset.display_name}"
+                message += f" have: {facts.height} x {facts.width}"
+                raise suite.document.error(suite.place_of(method, "cutout"), message)
+            if not isinstance(method, Mixing):
+                continue
+            if method.off_epoch is not None and method.off_epoch >= epochs:
+                message = f"mixing stops after {method.off_epoch:g} epochs of a training that has {epochs}"
+                message += ": less, or a share of the epochs such as 0.75"
+                raise suite.document.error(suite.place_of(method, "off_epoch"), message)
+            if not method.mixing_epochs(epochs):
+                key = "warmup_epochs" if method.warmup_epochs is not None else "off_epoch"
+                message = f"no epoch is left to mix in: the training has {epochs}"
+                raise suite.document.error(suite.place_of(method, key), message)
 
 
 def _resolved_noise(suite: Suite, cell: Cell, facts: Facts) -> LabelNoiseConfig:

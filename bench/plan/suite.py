@@ -9,12 +9,13 @@ import itertools
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from bench.mixing import METHODS, Erm, Method
+from bench.mixing import COMPANIONS, METHODS, Erm, Method
 from bench.plan.cells import Cell, expand
 from bench.plan.config import SECTIONS, nearest, nearest_key
 from bench.plan.document import Document, KeyPath, SuiteError, complaint, dotted, override, parse_value, read, shown
@@ -26,6 +27,7 @@ from bench.plan.suite_file import METRICS, ReportConfig, SuiteFile
 class Suite:
     """A suite, read and expanded: every cell and every arm, in the order of the file.
 
+    families: the labels of the arms that each entry of `methods` gives, in order.
     baseline: the label of the arm that every other one is compared with.
     """
 
@@ -33,6 +35,7 @@ class Suite:
     document: Document
     cells: tuple[Cell, ...]
     methods: tuple[Method, ...]
+    families: tuple[tuple[str, ...], ...]
     evaluations: tuple[Evaluation, ...]
     baseline: str
     seeds: tuple[int, ...]
@@ -62,6 +65,16 @@ class Suite:
     def path(self) -> Path:
         return Path(self.document.name)
 
+    def methods_in(self, cell: Cell) -> list[Method]:
+        """Those that run in the cell, with whichever seed."""
+        return [method for method in self.methods if any(cell.runs(method.label, seed) for seed in self.seeds)]
+
+    def place_of(self, method: Method, *keys: str) -> KeyPath:
+        """Where the entry that gives an arm stands, or the first of its `keys` that it sets."""
+        index = next(index for index, arms in enumerate(self.families) if method.label in arms)
+        entry = self.file.methods[index]
+        return ("methods", index, *(key for key in keys[:1] if isinstance(entry, dict) and key in entry))
+
 
 def load_suite(path: Path, *, overrides: Sequence[str] = ()) -> Suite:
     """Read and expand a suite file. `overrides` are texts such as "training.epochs=2".
@@ -76,14 +89,16 @@ def load_suite(path: Path, *, overrides: Sequence[str] = ()) -> Suite:
     except ValidationError as error:
         raise document.error(*complaint(error, names=SuiteFile.model_fields)) from None
     seeds = tuple(range(file.seeds)) if isinstance(file.seeds, int) else tuple(file.seeds)
-    methods = tuple(_methods(document, file))
+    by_entry = [tuple(arms) for _, arms in itertools.groupby(_methods(document, file), key=itemgetter(0))]
+    methods = tuple(method for arms in by_entry for _, method in arms)
+    families = tuple(tuple(method.label for _, method in arms) for arms in by_entry)
     evaluations = tuple(_evaluations(document, file))
     baseline = _baseline(document, file, methods)
     cells = expand(document, file, methods=methods, seeds=seeds)
     if not any(cell.runs(method.label, seed) for cell in cells for method in methods for seed in seeds):
         raise document.error(("exclude",), "no trial is left: every arm is taken out of every cell")
     _check_metric(document, file, cells, evaluations)
-    return Suite(file, document, cells, methods, evaluations, baseline, seeds, tuple(overrides))
+    return Suite(file, document, cells, methods, families, evaluations, baseline, seeds, tuple(overrides))
 
 
 def _override(document: Document, assignment: str) -> None:
@@ -100,8 +115,8 @@ def _override(document: Document, assignment: str) -> None:
     override(document, assignment, keys=keys, value=parse_value(text, where=f"--set {assignment}"))
 
 
-def _methods(document: Document, file: SuiteFile) -> Iterator[Method]:
-    """The arms: every method entry, with its lists swept."""
+def _methods(document: Document, file: SuiteFile) -> Iterator[tuple[int, Method]]:
+    """The arms: every method entry, with its lists swept. Each with its entry's place."""
     seen: dict[str, str] = {}
     for index, entry in enumerate(file.methods):
         path: KeyPath = ("methods", index)
@@ -112,25 +127,31 @@ def _methods(document: Document, file: SuiteFile) -> Iterator[Method]:
             )
         name = options["name"]
         if name not in METHODS:
-            raise document.error(path, f"unknown method {name!r}{nearest(name, METHODS)}")
+            raise document.error(path, f"unknown method {name!r}{_remedy(name)}")
         for choice in _swept(document, path, options):
             try:
                 method = METHODS[name].model_validate(choice, strict=True)
             except ValidationError as error:
                 key, message = complaint(error, names=METHODS[name].model_fields)
                 raise document.error((*path, *key), message) from None
-            label = "erm" if _is_erm(method) else method.label
+            label = _plainest_label(method)
             if label in seen:
-                also = "" if label == method.label else f" ({method.label} is erm)"
+                also = "" if label == method.label else f" ({method.label} trains as {label} does)"
                 place = _suspect(document, path, options)
                 raise document.error(place, f"duplicate arm {label!r}: {seen[label]} gives it already{also}")
             seen[label] = dotted(path)
-            yield method
+            yield index, method
 
 
-def _is_erm(method: Method) -> bool:
-    """Whether it trains as erm does, bit for bit: lam is always 1."""
-    return isinstance(method, Erm) or getattr(method, "alpha", None) == 0 or getattr(method, "lam", None) == 1
+def _remedy(name: str) -> str:
+    if name in COMPANIONS:
+        return f"; {name} is an option of every method, as in {{name: erm, {name}: ...}}"
+    return nearest(name, METHODS)
+
+
+def _plainest_label(method: Method) -> str:
+    """The label of the arm that trains like this one, bit for bit: erm's, where it mixes nothing."""
+    return Erm(**method.companions).label if method.is_neutral else method.label
 
 
 def _suspect(document: Document, path: KeyPath, options: dict[str, Any]) -> KeyPath:

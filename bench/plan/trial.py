@@ -33,6 +33,12 @@ class Trial(BaseModel):
     def _method_by_name(cls, method: Any) -> Any:
         return METHODS[method["name"]].model_validate(method) if isinstance(method, dict) else method
 
+    @property
+    def weight_decay(self) -> float:
+        """The recipe's, unless the method has its own."""
+        own = self.method.weight_decay
+        return self.training.weight_decay if own is None else own
+
     def identity(self) -> dict[str, Any]:
         """Everything that trains: all options with their defaults, without paths.
 

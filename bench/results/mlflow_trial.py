@@ -194,6 +194,7 @@ def _params(planned: PlannedTrial, swept: frozenset[str]) -> dict[str, str]:
         **method,
         "dataset": trial.dataset.display_name,
         **{name: options[key] for key, name in ALWAYS_SHOWN.items()},
+        "weight_decay": trial.weight_decay,
         **{key.removeprefix("training."): options.get(key) for key in sorted(swept - ALWAYS_SHOWN.keys())},
         "seed": trial.seed,
     }

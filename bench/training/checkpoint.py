@@ -18,7 +18,7 @@ class Progress:
     """Where a trial stands: after `step` steps of the 0-based epoch `epoch`, with all that this depends on.
 
     mixing_state: of the mixing stream within the epoch.  torch_state: of torch's generators (dropout), by device.
-    step_losses: of the epoch so far.
+    step_losses: of the epoch so far.  diagnostics: see Diagnostics.state.
     """
 
     epoch: int
@@ -28,6 +28,7 @@ class Progress:
     mixing_state: dict[str, Any] | None
     torch_state: dict[str, torch.Tensor]
     step_losses: torch.Tensor
+    diagnostics: dict[str, Any]
     train_seconds: float
 
 

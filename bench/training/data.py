@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,11 @@ from torch import Tensor
 from bench.data.augment import channel_statistics, crop, draw_crop_offsets, draw_flips, flip, normalise
 from bench.data.datasets import Arrays
 from bench.data.label_noise import class_map, corrupt_labels, nominal_rate, realised_matrix
+from bench.data.neighbours import training_neighbours
 from bench.data.posterior import posterior_sha256
 from bench.data.split import carve_validation, subset
+from bench.mixing.batch import Batch, ClassIndex, TrainingSet
+from bench.plan.config import TrainingConfig
 from bench.plan.trial import Trial
 from bench.training.seeding import stream
 
@@ -26,6 +30,7 @@ class TrialData:
 
     images: uint8 (N, C, H, W), the whole training set.  labels: (N,) as given, some of them wrong.  true_labels: (N,).
     train, val: (n,) int64 positions in these.  scale, shift: (1, C, 1, 1), the training split's normalisation.
+    classes: the training split's labels as given, on the host.  neighbours: (n, k), see bench.mixing.batch.TrainingSet.
     summary: what final.json says of the data.  noise: what label_noise.json says; None where the labels are right.
     """
 
@@ -39,12 +44,19 @@ class TrialData:
     scale: Tensor
     shift: Tensor
     num_classes: int
+    classes: ClassIndex
+    neighbours: NDArray[np.int32] | None
     summary: dict[str, Any]
     noise: dict[str, Any] | None
 
     def normalised(self, images: Tensor) -> Tensor:
-        """uint8 (B, C, H, W) as the network's input, float32."""
+        """(B, C, H, W) pixels in [0, 255], uint8 or not, as the network's input, float32."""
         return normalise(images, self.scale, self.shift)
+
+    @cached_property
+    def pixel_scale(self) -> Tensor:
+        """(1, C, 1, 1): the whole range of a pixel in the network's input."""
+        return 255 * self.scale
 
 
 @dataclass(frozen=True)
@@ -53,11 +65,13 @@ class Extras:
 
     corrupted_images: (N, C, H, W) uint8, the training images as `train_corruption` makes them.
     given_labels: (N,), people's labels.  posterior: (N, K), class probabilities for instance-dependent noise.
+    neighbours: (n, M), of each image of the trial's subset its nearest others, see bench.data.neighbours.
     """
 
     corrupted_images: NDArray[np.uint8] | None = None
     given_labels: NDArray[np.int64] | None = None
     posterior: NDArray[np.float32] | None = None
+    neighbours: NDArray[np.int32] | None = None
 
 
 NO_EXTRAS = Extras()
@@ -68,9 +82,7 @@ def prepare(trial: Trial, arrays: Arrays, *, device: torch.device, extras: Extra
     dataset, seed = trial.dataset, trial.seed
     num_classes = len(arrays.class_names)
     true_labels = np.asarray(arrays.train_labels)
-    chosen = np.arange(len(true_labels))
-    if dataset.train_size is not None:
-        chosen = subset(true_labels, dataset.train_size, stream(seed, "subset"))
+    chosen = subset_positions(trial, arrays)
     images = _training_images(trial, arrays, extras)
     labels, nominal = given_labels(trial, arrays, extras)
     train_index, val_index = carve_validation(labels[chosen], dataset.val_fraction, stream(seed, "split"))
@@ -95,6 +107,8 @@ def prepare(trial: Trial, arrays: Arrays, *, device: torch.device, extras: Extra
         scale=(1 / (255 * std)).view(1, -1, 1, 1).to(device),
         shift=(-mean / std).view(1, -1, 1, 1).to(device),
         num_classes=num_classes,
+        classes=ClassIndex(labels[train]),
+        neighbours=_neighbours(trial, extras, train_index),
         summary={
             "sha256": arrays.sha256,
             "n_train": len(train),
@@ -109,6 +123,23 @@ def prepare(trial: Trial, arrays: Arrays, *, device: torch.device, extras: Extra
         },
         noise=noise if trial.label_noise.is_noisy else None,
     )
+
+
+def subset_positions(trial: Trial, arrays: Arrays) -> NDArray[np.int64]:
+    """The training images that the trial takes, those that will validate included, in the order of the data set."""
+    true_labels = np.asarray(arrays.train_labels)
+    if trial.dataset.train_size is None:
+        return np.arange(len(true_labels))
+    return subset(true_labels, trial.dataset.train_size, stream(trial.seed, "subset"))
+
+
+def _neighbours(trial: Trial, extras: Extras, train_index: NDArray[np.int64]) -> NDArray[np.int32] | None:
+    """The table as it is among the images that the trial trains on: validation images are nobody's partners."""
+    wanted = trial.method.neighbours
+    if wanted is None:
+        return None
+    assert extras.neighbours is not None
+    return training_neighbours(extras.neighbours, train_index, k=wanted.k)
 
 
 def _training_images(trial: Trial, arrays: Arrays, extras: Extras) -> NDArray[np.uint8]:
@@ -162,34 +193,78 @@ def _shared(images: NDArray[np.uint8]) -> Tensor:
 class Epoch:
     """One epoch's order and augmentation, drawn on the host and then kept on the device.
 
-    order: (n,) positions in the training set.  offsets: (n, 2) crop offsets.  flips: (n,) bool.
+    number: from 0.  order: (n,) positions in the training split.  index: (n,), the same on the device, as positions in
+    the data set.  offsets: (n, 2) crop offsets.  flips: (n,) bool.  Both belong to a place in the order.
     """
 
-    order: Tensor
+    trial: Trial
+    data: TrialData
+    number: int
+    order: NDArray[np.int64]
+    index: Tensor
     offsets: Tensor | None
     flips: Tensor | None
-    padding: int
 
-    def batch(self, data: TrialData, rows: slice) -> tuple[Tensor, Tensor]:
-        """The augmented, normalised images (B, C, H, W) and labels (B,) of one step."""
-        index = self.order[rows]
-        x = data.images.index_select(0, index)
+    def batch(self, rows: slice) -> Batch:
+        """One step's batch, augmented and normalised, in the recipe's memory format."""
+        index = self.index[rows]
+        pixels = self._augmented(index, rows)
+        return Batch(
+            x=self._network_input(pixels),
+            y=self.data.labels.index_select(0, index),
+            labels=self.data.classes.labels[self.order[rows]],
+            pixels=pixels,
+            normalised=self._network_input,
+            pixel_scale=self.data.pixel_scale,
+            epoch=self.number,
+            epochs=self.trial.training.epochs,
+            place=rows.start,
+            training_set=self._training_set,
+        )
+
+    @cached_property
+    def _training_set(self) -> TrainingSet:
+        return TrainingSet(self.data.classes, self.order, self.data.neighbours, self._take)
+
+    def _take(self, positions: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        """Examples of the training split as this epoch sees them: images (m, C, H, W) normalised, and labels."""
+        places = torch.from_numpy(self._place_of[positions]).to(self.index.device, non_blocking=True)
+        index = self.index.index_select(0, places)
+        return self._network_input(self._augmented(index, places)), self.data.labels.index_select(0, index)
+
+    @cached_property
+    def _place_of(self) -> NDArray[np.int64]:
+        """(n,), the place of each position in the order."""
+        places = np.empty_like(self.order)
+        places[self.order] = np.arange(len(places))
+        return places
+
+    def _augmented(self, index: Tensor, places: slice | Tensor) -> Tensor:
+        x = self.data.images.index_select(0, index)
         if self.offsets is not None:
-            x = crop(x, self.offsets[rows], padding=self.padding)
+            x = crop(x, self.offsets[places], padding=self.trial.training.crop_padding)
         if self.flips is not None:
-            x = flip(x, self.flips[rows])
-        return data.normalised(x), data.labels.index_select(0, index)
+            x = flip(x, self.flips[places])
+        return x
+
+    def _network_input(self, pixels: Tensor) -> Tensor:
+        return self.data.normalised(pixels).contiguous(memory_format=memory_format(self.trial.training))
+
+
+def memory_format(training: TrainingConfig) -> torch.memory_format:
+    """How the recipe lays out images and weights."""
+    return torch.channels_last if training.channels_last else torch.contiguous_format
 
 
 def draw_epoch(trial: Trial, data: TrialData, epoch: int) -> Epoch:
     """The order and augmentation of 0-based epoch `epoch`; the method has no part in them."""
     device = data.images.device
     n, training = len(data.train), trial.training
-    order = torch.from_numpy(stream(trial.seed, "order", epoch).permutation(n)).to(device)
+    order = stream(trial.seed, "order", epoch).permutation(n)
     rng = stream(trial.seed, "augment", epoch)
     offsets = flips = None
     if training.crop_padding:
         offsets = torch.from_numpy(draw_crop_offsets(rng, n, training.crop_padding)).to(device)
     if training.flip:
         flips = torch.from_numpy(draw_flips(rng, n)).to(device)
-    return Epoch(data.train[order], offsets, flips, training.crop_padding)
+    return Epoch(trial, data, epoch, order, data.train[torch.from_numpy(order).to(device)], offsets, flips)

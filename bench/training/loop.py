@@ -20,7 +20,8 @@ from bench.plan.trial import Trial
 from bench.results.store import Json, TrialFolder
 from bench.training import checkpoint
 from bench.training.checkpoint import Progress
-from bench.training.data import TrialData, draw_epoch
+from bench.training.data import TrialData, draw_epoch, memory_format
+from bench.training.diagnostics import Diagnostics, weight_norm
 from bench.training.optim import lr_at, make_optimizer
 from bench.training.policy import CheckpointPolicy
 from bench.training.seeding import stream, stream_seed
@@ -40,12 +41,14 @@ class Interrupted(Exception):
 class Trained:
     """A trained network.
 
+    mixing: what final.json says of it, see Diagnostics.summary.
     diverged: {"epoch", "step"} of the first loss that was not finite, both from 1. The epoch's last step when that was
     the loss on validation or test.
     """
 
     model: nn.Module
     curve: list[Json]
+    mixing: Json | None
     diverged: dict[str, int] | None
 
 
@@ -64,9 +67,9 @@ def train(
     """
     training, device = trial.training, data.images.device
     configure_torch(training)
-    layout = memory_format(training)
     model = placed_model(trial, data)
-    optimizer = make_optimizer(model.parameters(), training)
+    optimizer = make_optimizer(model.parameters(), training, weight_decay=trial.weight_decay)
+    diagnostics = Diagnostics()
     batch_size = min(training.batch_size, len(data.train))
     # BatchNorm cannot take a batch of one: such a last batch is left out of its epoch.
     steps_per_epoch = len(data.train) // batch_size + (len(data.train) % batch_size > 1)
@@ -76,6 +79,7 @@ def train(
     if resumed is not None:
         model.load_state_dict(resumed.model)
         optimizer.load_state_dict(resumed.optimizer)
+        diagnostics = Diagnostics.restored(resumed.diagnostics)
         folder.append("resumed", epoch=resumed.epoch, step=resumed.step)
     first_epoch = resumed.epoch if resumed else 0
     saved_at, saved_epoch = time.monotonic(), first_epoch
@@ -83,7 +87,7 @@ def train(
     def save(epoch: int, step: int, mixing_state: dict[str, Any] | None, losses: Tensor, seconds: float) -> None:
         nonlocal saved_at, saved_epoch
         state = (model.state_dict(), optimizer.state_dict(), mixing_state, _torch_state(device))
-        checkpoint.save(folder.checkpoint, Progress(epoch, step, *state, losses, seconds))
+        checkpoint.save(folder.checkpoint, Progress(epoch, step, *state, losses, diagnostics.state(), seconds))
         folder.append("checkpoint", epoch=epoch, step=step)
         saved_at, saved_epoch = time.monotonic(), epoch
 
@@ -99,6 +103,8 @@ def train(
             assert resumed.mixing_state is not None
             mixing.bit_generator.state = resumed.mixing_state
             _set_torch_state(resumed.torch_state, device)
+        else:
+            diagnostics.begin_epoch()
         resumed = None
 
         model.train()
@@ -106,13 +112,14 @@ def train(
             lr = lr_at(epoch * steps_per_epoch + step, training, steps_per_epoch=steps_per_epoch)
             for group in optimizer.param_groups:
                 group["lr"] = lr
-            x, y = draws.batch(data, slice(step * batch_size, (step + 1) * batch_size))
+            batch = draws.batch(slice(step * batch_size, (step + 1) * batch_size))
             with autocast(trial, device):
-                loss = trial.method.training_loss(model, x.contiguous(memory_format=layout), y, rng=mixing)
+                found = trial.method.training_loss(model, batch, rng=mixing)
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
+            found.loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
-            losses[step] = loss.detach()
+            losses[step] = found.loss.detach()
+            diagnostics.note(found)
             if stop_requested() or time.monotonic() - saved_at > policy.seconds:
                 seconds = earlier_seconds + time.perf_counter() - started
                 save(epoch, step + 1, dict(mixing.bit_generator.state), losses, seconds)
@@ -125,18 +132,20 @@ def train(
         lr = lr_at((epoch + 1) * steps_per_epoch - 1, training, steps_per_epoch=steps_per_epoch)
         line: Json = {"epoch": epoch + 1, "lr": lr, "train_loss": losses.mean().item(), "train_seconds": train_seconds}
         if not broken:
+            line["train_error_mixed"] = diagnostics.train_error_mixed()
             line |= _errors("val", predict(model, data, data.images, data.val, trial=trial), data.labels[data.val])
             line |= _errors("test", predict(model, data, data.test_images, trial=trial), data.test_labels)
             if data.noise is not None and (epoch + 1 == training.epochs or epoch % memorisation_step == 0):
                 line |= _memorisation(model, data, trial)
             if not all(math.isfinite(value) for value in line.values()):
                 broken = [steps_per_epoch - 1]  # the last step broke the weights, or BatchNorm its statistics
+            line["weight_norm"] = weight_norm(model).item()
         folder.append("epoch", **line, eval_seconds=time.perf_counter() - started)
         if broken:
-            return Trained(model, folder.epochs(), {"epoch": epoch + 1, "step": broken[0] + 1})
+            return Trained(model, folder.epochs(), diagnostics.summary(), {"epoch": epoch + 1, "step": broken[0] + 1})
         if policy.epochs is not None and epoch + 1 - saved_epoch >= policy.epochs:
             save(epoch + 1, 0, None, losses, 0.0)
-    return Trained(model, folder.epochs(), None)
+    return Trained(model, folder.epochs(), diagnostics.summary(), None)
 
 
 def configure_torch(training: TrainingConfig) -> None:
@@ -146,11 +155,6 @@ def configure_torch(training: TrainingConfig) -> None:
     if training.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
-
-
-def memory_format(training: TrainingConfig) -> torch.memory_format:
-    """How the recipe lays out images and weights."""
-    return torch.channels_last if training.channels_last else torch.contiguous_format
 
 
 def placed_model(trial: Trial, data: TrialData) -> nn.Module:

@@ -11,8 +11,12 @@ from torch.nn import Parameter
 from bench.plan.config import TrainingConfig
 
 
-def make_optimizer(parameters: Iterable[Parameter], training: TrainingConfig) -> torch.optim.Optimizer:
-    """SGD (momentum, Nesterov), Adam or AdamW at the recipe's lr and weight decay, over all parameters alike.
+def make_optimizer(
+    parameters: Iterable[Parameter], training: TrainingConfig, *, weight_decay: float
+) -> torch.optim.Optimizer:
+    """SGD (momentum, Nesterov), Adam or AdamW at the recipe's lr, over all parameters alike.
+
+    weight_decay: the recipe's, or the method's own.
 
     Fused, because stepping is a sixth of a small network's time: 0.39 ms instead of 0.47 for a step of digits' MLP on
     one core (torch 2.15).
@@ -24,11 +28,11 @@ def make_optimizer(parameters: Iterable[Parameter], training: TrainingConfig) ->
             lr=training.lr,
             momentum=training.momentum,
             nesterov=training.nesterov,
-            weight_decay=training.weight_decay,
+            weight_decay=weight_decay,
             fused=True,
         )
     adam = torch.optim.Adam if training.optimizer == "adam" else torch.optim.AdamW
-    return adam(parameters, lr=training.lr, weight_decay=training.weight_decay, fused=True)
+    return adam(parameters, lr=training.lr, weight_decay=weight_decay, fused=True)
 
 
 def lr_at(step: int, training: TrainingConfig, *, steps_per_epoch: int) -> float:

@@ -26,7 +26,10 @@ def curve_metrics(curve: list[Json]) -> dict[str, float]:
         "test_error_oracle": min(test),
         "epoch_oracle": curve[test.index(min(test))]["epoch"],
         "train_loss_last": curve[-1]["train_loss"],
+        "train_error_mixed": curve[-1]["train_error_mixed"],
     }
+    if curve[-1]["weight_norm"] is not None:  # null: not finite
+        metrics["weight_norm"] = curve[-1]["weight_norm"]
     if "val_error" in curve[-1]:
         selected = min(curve, key=lambda line: (line["val_error"], line["val_nll"], line["epoch"]))
         metrics |= {

@@ -13,14 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from scipy.stats import binom, chisquare
+from scipy.stats import binom
 from sklearn.datasets import load_digits
 from sklearn.neighbors import NearestNeighbors
 
 import bench.data.neighbours as module
 from bench.data.cache import Arrays
 from bench.data.neighbours import (
-    drawn_neighbours,
     nearest_neighbours,
     open_neighbours,
     table_width,
@@ -393,29 +392,6 @@ def test_the_split_of_a_trial_leaves_enough_of_a_table_of_that_width(within_clas
     for seed in range(10):
         train, _ = carve_validation(labels, 0.3, np.random.default_rng(seed))
         assert training_neighbours(table, train, k=50).min() >= 0
-
-
-def test_each_neighbour_is_drawn_as_often_as_the_others() -> None:
-    table = np.array([[5, 1, 2, 7], [3, 4, -1, -1], [0, -1, -1, -1], [-1, -1, -1, -1]], dtype=np.int32)
-    rows = np.repeat([3, 1, 0, 2], 4_000)
-    drawn = drawn_neighbours(table, rows, np.random.default_rng(0))
-    assert drawn.dtype == np.int64
-    assert drawn.shape == rows.shape
-    for row, valid in enumerate([[1, 2, 5, 7], [3, 4], [0], [3]]):
-        values, counts = np.unique(drawn[rows == row], return_counts=True)
-        assert values.tolist() == valid
-        assert len(valid) == 1 or chisquare(counts).pvalue > 1e-3
-    assert drawn_neighbours(table, rows[:0], np.random.default_rng(0)).shape == (0,)
-
-
-def test_draws_are_independent_and_the_generators() -> None:
-    table = np.array([[1, 2], [0, 2], [0, 1]], dtype=np.int32)
-    rows = np.zeros(4_000, dtype=np.int64)
-    drawn = drawn_neighbours(table, rows, np.random.default_rng(1))
-    assert np.array_equal(drawn_neighbours(table, rows, np.random.default_rng(1)), drawn)
-    assert not np.array_equal(drawn_neighbours(table, rows, np.random.default_rng(2)), drawn)
-    pairs = np.bincount(2 * (drawn[:-1] - 1) + drawn[1:] - 1, minlength=4)
-    assert chisquare(pairs).pvalue > 1e-3
 
 
 def fashion_mnist(n: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:

@@ -132,7 +132,7 @@ def transferred_error(source, victim, *, epsilon):
 def test_a_transfer_between_networks_of_different_make_and_normalisation(run):
     """Dropout changes the layers of an MLP, and a small training set its normalisation."""
     plan, store, state = run(
-        "methods=[erm, dropout]",
+        "methods=[erm, {name: erm, dropout: 0.5}]",
         "dataset.train_size=60",
         "evaluate=[clean, {name: transfer, attacks: [fgsm], epsilon: [0, 24]}]",
     )

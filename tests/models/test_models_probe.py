@@ -19,6 +19,7 @@ def test_mlp_by_hand() -> None:
         "params": 109_386,
         "tensors": 6,
         "forward_flops": 2 * (784 * 128 + 128 * 64 + 64 * 10),
+        "layers": ["2", "4"],
     }
 
 
@@ -29,12 +30,13 @@ def test_lenet_by_hand() -> None:
         "params": 61_706,
         "tensors": 10,
         "forward_flops": 2 * (convolutions + linears),
+        "layers": ["2", "5", "8", "11"],
     }
 
 
 def test_args_count() -> None:
     small = probe("mlp", {"hidden": [8]}, input_shape=(1, 8, 8), num_classes=10)
-    assert small == {"params": 65 * 8 + 9 * 10, "tensors": 4, "forward_flops": 2 * (64 * 8 + 8 * 10)}
+    assert small == {"params": 65 * 8 + 9 * 10, "tensors": 4, "forward_flops": 2 * (64 * 8 + 8 * 10), "layers": ["2"]}
 
 
 @pytest.mark.parametrize(

@@ -24,8 +24,8 @@ methods: [erm, mixup]
 matrix: {model: [mlp, lenet]}
 """
 
-MLP = Network(params=20_000, tensors=2, forward_flops=1_000_000)
-LENET = Network(params=60_000, tensors=2, forward_flops=4_000_000)
+MLP = Network(params=20_000, tensors=2, forward_flops=1_000_000, layers=["2", "4"])
+LENET = Network(params=60_000, tensors=2, forward_flops=4_000_000, layers=["2", "5"])
 
 
 @pytest.fixture

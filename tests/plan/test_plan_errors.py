@@ -73,7 +73,12 @@ def test_without_a_mistake_it_runs(load: Callable[..., Suite]) -> None:
         ("name: mlp", "name: mlp, hiden: [8]", "6: base.model.hiden: unknown argument of mlp; did you mean 'hidden'?"),
         ("name: mlp", "name: lenet, width: 8", "6: base.model.width: unknown argument of lenet; there is dropout"),
         ("    alpha:", "    alhpa:", "13: methods[1].alhpa: unknown key; did you mean 'alpha'?"),
-        ("- erm", "- {name: erm, alpha: 1}", "11: methods[0].alpha: unknown key; there is name"),
+        (
+            "- erm",
+            "- {name: erm, alpha: 1}",
+            "11: methods[0].alpha: unknown key; there is name, dropout, stochastic_depth, label_smoothing, "
+            "gaussian_noise, cutout, weight_decay",
+        ),
         (
             "training.batch_size:",
             "training.batchsize:",
@@ -103,7 +108,11 @@ def test_unknown_key(error_of: Callable[[str], str], right: str, wrong: str, err
             "(timm's are timm/<name>)",
         ),
         ("- erm", "- emr", "11: methods[0]: unknown method 'emr'; did you mean 'erm'?"),
-        ("name: mixup", "name: mixpu", "12: methods[1]: unknown method 'mixpu'; did you mean 'mixup'?"),
+        (
+            "name: mixup",
+            "name: mixpu",
+            "12: methods[1]: unknown method 'mixpu'; did you mean 'mixup' or 'fmix' or 'regmixup'?",
+        ),
         (
             "kind: uniform",
             "kind: unifrom",
@@ -208,12 +217,12 @@ def test_a_seed_given_twice(error_of: Callable[[str], str]) -> None:
         (
             "[0.2, 1]",
             "[0, 1]",
-            "13: methods[1].alpha: duplicate arm 'erm': methods[0] gives it already (mixup alpha=0 is erm)",
+            "13: methods[1].alpha: duplicate arm 'erm': methods[0] gives it already (mixup alpha=0 trains as erm does)",
         ),
         (
             "alpha: [0.2, 1]",
             "lam: [0.7, 1]",
-            "13: methods[1].lam: duplicate arm 'erm': methods[0] gives it already (mixup lam=1 is erm)",
+            "13: methods[1].lam: duplicate arm 'erm': methods[0] gives it already (mixup lam=1 trains as erm does)",
         ),
         (
             "[0.2, 1]",

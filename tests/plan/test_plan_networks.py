@@ -61,7 +61,10 @@ def test_what_is_known_is_not_asked_again(
     load: Callable[..., Suite], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     suite = load(GOOD)
-    probe = Probe({"params": 5, "tensors": 2, "forward_flops": 6}, {"params": 7, "tensors": 2, "forward_flops": 8})
+    probe = Probe(
+        {"params": 5, "tensors": 2, "forward_flops": 6, "layers": ["stem"]},
+        {"params": 7, "tensors": 2, "forward_flops": 8, "layers": []},
+    )
     monkeypatch.setattr(subprocess, "run", probe)
     assert known_networks(suite, cache_root=tmp_path / "cache").of(suite.cells[1]) is None
     networks = check_networks(suite, cache_root=tmp_path / "cache")
@@ -70,7 +73,7 @@ def test_what_is_known_is_not_asked_again(
         {"name": "timm/test_vit", "args": {"img_size": 8, "patch_size": 2}, **image},
         {"name": "timm/resnet10t", "args": {"drop_rate": 0.1}, **image},
     ]
-    assert [networks.of(cell) for cell in suite.cells[1:]] == [Network(5, 2, 6), Network(7, 2, 8)]
+    assert [networks.of(cell) for cell in suite.cells[1:]] == [Network(5, 2, 6, ["stem"]), Network(7, 2, 8, [])]
     monkeypatch.delattr(subprocess, "run")
     for again in (check_networks, known_networks):
         assert again(suite, cache_root=tmp_path / "cache") == networks
@@ -79,7 +82,7 @@ def test_what_is_known_is_not_asked_again(
 def test_a_wrong_name_is_an_error_at_its_line(
     load: Callable[..., Suite], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    size = {"params": 5, "tensors": 2, "forward_flops": 6}
+    size = {"params": 5, "tensors": 2, "forward_flops": 6, "layers": ["stem"]}
     monkeypatch.setattr(subprocess, "run", Probe(size, {"error": "no such\nnetwork", "nearest": ["a", "b"]}))
     with pytest.raises(SuiteError) as error:
         check_networks(load(GOOD), cache_root=tmp_path)
@@ -100,7 +103,10 @@ def test_a_probe_that_fails_says_why(
 def test_a_torn_cache_is_asked_for_again(
     load: Callable[..., Suite], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    probe = Probe({"params": 5, "tensors": 2, "forward_flops": 6}, {"params": 7, "tensors": 2, "forward_flops": 8})
+    probe = Probe(
+        {"params": 5, "tensors": 2, "forward_flops": 6, "layers": ["stem"]},
+        {"params": 7, "tensors": 2, "forward_flops": 8, "layers": []},
+    )
     monkeypatch.setattr(subprocess, "run", probe)
     check_networks(load(GOOD), cache_root=tmp_path)
     (cache,) = tmp_path.glob("networks-*.json")

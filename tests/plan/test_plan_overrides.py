@@ -122,7 +122,7 @@ def test_the_last_one_wins(load: Callable[..., Suite]) -> None:
         ("model.hiden=[5]", "unknown argument of mlp; did you mean 'hidden'?"),
         ("seeds=[4, 4]", "seed 4 is given twice"),
         ("methods.1.alpha=-1", "-1 should be greater than or equal to 0"),
-        ("methods.1.alpha=0", "duplicate arm 'erm': methods[0] gives it already (mixup alpha=0 is erm)"),
+        ("methods.1.alpha=0", "duplicate arm 'erm': methods[0] gives it already (mixup alpha=0 trains as erm does)"),
         ("methods=[mixup]", "'erm' is none of the arms; there is mixup alpha=1"),
         ("matrix.label_noise.1.rate=40", "40 should be less than or equal to 1"),
         ("matrix={}", "is empty"),

@@ -98,7 +98,8 @@ def test_evaluation_leaves_batch_norm_alone(make_trial, run, prepared):
 
 
 def curve(test, val=None):
-    lines = [{"epoch": i + 1, "test_error": e, "train_loss": 1.0 / (i + 1)} for i, e in enumerate(test)]
+    other = {"train_error_mixed": 0.5, "weight_norm": 10.0}
+    lines = [{"epoch": i + 1, "test_error": e, "train_loss": 1.0 / (i + 1), **other} for i, e in enumerate(test)]
     for line, (error, nll) in zip(lines, val or [], strict=val is not None):
         line |= {"val_error": error, "val_nll": nll}
     return lines

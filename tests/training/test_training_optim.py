@@ -67,7 +67,8 @@ def test_warm_up_rises_to_the_schedule():
 
 def test_optimizers_take_the_recipe():
     parameter = torch.nn.Parameter(torch.zeros(1))
-    sgd = make_optimizer([parameter], TrainingConfig(epochs=1, lr=0.3, momentum=0.8, nesterov=True, weight_decay=0.01))
+    training = TrainingConfig(epochs=1, lr=0.3, momentum=0.8, nesterov=True)
+    sgd = make_optimizer([parameter], training, weight_decay=0.01)
     assert isinstance(sgd, torch.optim.SGD)
     assert {k: sgd.defaults[k] for k in ("lr", "momentum", "nesterov", "weight_decay")} == {
         "lr": 0.3,
@@ -75,5 +76,7 @@ def test_optimizers_take_the_recipe():
         "nesterov": True,
         "weight_decay": 0.01,
     }
-    assert type(make_optimizer([parameter], TrainingConfig(epochs=1, optimizer="adam"))) is torch.optim.Adam
-    assert type(make_optimizer([parameter], TrainingConfig(epochs=1, optimizer="adamw"))) is torch.optim.AdamW
+    for name, expected in (("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW)):
+        made = make_optimizer([parameter], TrainingConfig(epochs=1, optimizer=name), weight_decay=0.01)
+        assert type(made) is expected
+        assert made.defaults["weight_decay"] == 0.01

@@ -53,7 +53,8 @@ def test_a_pair_shares_everything_but_the_method(make_trial, prepared):
     assert_same(initial_model(erm, a).state_dict(), initial_model(mixup, b).state_dict())
     for epoch in (0, 5):
         first, second = draw_epoch(erm, a, epoch), draw_epoch(mixup, b, epoch)
-        for name in ("order", "offsets", "flips"):
+        assert (first.order == second.order).all()
+        for name in ("index", "offsets", "flips"):
             assert torch.equal(getattr(first, name), getattr(second, name)), name
 
 
@@ -62,7 +63,7 @@ def test_seeds_differ_in_everything(make_trial, prepared):
     a, b = prepared(first), prepared(second)
     assert not torch.equal(a.labels, b.labels)
     assert not torch.equal(a.val, b.val)
-    assert not torch.equal(draw_epoch(first, a, 0).order, draw_epoch(second, b, 0).order)
+    assert not torch.equal(draw_epoch(first, a, 0).index, draw_epoch(second, b, 0).index)
     assert not torch.equal(initial_model(first, a)[1].weight, initial_model(second, b)[1].weight)
     assert torch.equal(a.test_images, b.test_images), "the test set is the same for every seed"
 
@@ -70,7 +71,7 @@ def test_seeds_differ_in_everything(make_trial, prepared):
 def test_epochs_differ_in_order_and_cover_every_example_once(make_trial, prepared):
     trial = make_trial()
     data = prepared(trial)
-    first, second = draw_epoch(trial, data, 0).order, draw_epoch(trial, data, 1).order
+    first, second = draw_epoch(trial, data, 0).index, draw_epoch(trial, data, 1).index
     assert not torch.equal(first, second)
     assert torch.equal(first.sort().values, data.train)
 

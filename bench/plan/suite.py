@@ -9,6 +9,7 @@ import itertools
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from bench.plan.suite_file import METRICS, ReportConfig, SuiteFile
 class Suite:
     """A suite, read and expanded: every cell and every arm, in the order of the file.
 
+    families: the labels of the arms that each entry of `methods` gives, in order.
     baseline: the label of the arm that every other one is compared with.
     """
 
@@ -33,6 +35,7 @@ class Suite:
     document: Document
     cells: tuple[Cell, ...]
     methods: tuple[Method, ...]
+    families: tuple[tuple[str, ...], ...]
     evaluations: tuple[Evaluation, ...]
     baseline: str
     seeds: tuple[int, ...]
@@ -76,14 +79,16 @@ def load_suite(path: Path, *, overrides: Sequence[str] = ()) -> Suite:
     except ValidationError as error:
         raise document.error(*complaint(error, names=SuiteFile.model_fields)) from None
     seeds = tuple(range(file.seeds)) if isinstance(file.seeds, int) else tuple(file.seeds)
-    methods = tuple(_methods(document, file))
+    by_entry = [tuple(arms) for _, arms in itertools.groupby(_methods(document, file), key=itemgetter(0))]
+    methods = tuple(method for arms in by_entry for _, method in arms)
+    families = tuple(tuple(method.label for _, method in arms) for arms in by_entry)
     evaluations = tuple(_evaluations(document, file))
     baseline = _baseline(document, file, methods)
     cells = expand(document, file, methods=methods, seeds=seeds)
     if not any(cell.runs(method.label, seed) for cell in cells for method in methods for seed in seeds):
         raise document.error(("exclude",), "no trial is left: every arm is taken out of every cell")
     _check_metric(document, file, cells, evaluations)
-    return Suite(file, document, cells, methods, evaluations, baseline, seeds, tuple(overrides))
+    return Suite(file, document, cells, methods, families, evaluations, baseline, seeds, tuple(overrides))
 
 
 def _override(document: Document, assignment: str) -> None:
@@ -100,8 +105,8 @@ def _override(document: Document, assignment: str) -> None:
     override(document, assignment, keys=keys, value=parse_value(text, where=f"--set {assignment}"))
 
 
-def _methods(document: Document, file: SuiteFile) -> Iterator[Method]:
-    """The arms: every method entry, with its lists swept."""
+def _methods(document: Document, file: SuiteFile) -> Iterator[tuple[int, Method]]:
+    """The arms: every method entry, with its lists swept. Each with its entry's place."""
     seen: dict[str, str] = {}
     for index, entry in enumerate(file.methods):
         path: KeyPath = ("methods", index)
@@ -125,7 +130,7 @@ def _methods(document: Document, file: SuiteFile) -> Iterator[Method]:
                 place = _suspect(document, path, options)
                 raise document.error(place, f"duplicate arm {label!r}: {seen[label]} gives it already{also}")
             seen[label] = dotted(path)
-            yield method
+            yield index, method
 
 
 def _is_erm(method: Method) -> bool:

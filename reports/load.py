@@ -25,7 +25,10 @@ COST_COLUMNS = ["epochs", "attempts", "train_seconds", "total_seconds", "peak_rs
 DATA_COLUMNS = ["num_train", "num_val", "num_test", "num_classes", "label_noise_realised", "data_sha256"]
 NAME_COLUMNS = ["cell", "arm", "seed"]
 MEMORY_COLUMNS = ["train_error_clean_labels", "train_error_wrong_labels", "train_error_wrong_vs_true"]
-CURVE_COLUMNS = [*NAME_COLUMNS, "epoch", "train_loss", "val_error", "test_error", "test_nll", *MEMORY_COLUMNS]
+CURVE_COLUMNS = [*NAME_COLUMNS, "epoch", "train_loss", "train_error_mixed", "weight_norm", "val_error", "val_nll"]
+CURVE_COLUMNS += ["test_error", "test_nll", *MEMORY_COLUMNS]
+MIXING_COLUMNS = ["lam_mean", "mixed_share", "equal_class_share"]
+LAM_COLUMNS = [*NAME_COLUMNS, "lower", "upper", "count"]
 BIN_COLUMNS = [*NAME_COLUMNS, "scaled", "lower", "upper", "count", "confidence", "accuracy"]
 CORRUPTION_COLUMNS = [*NAME_COLUMNS, "kind", "severity", "error", "source"]
 ATTACK_COLUMNS = [*NAME_COLUMNS, "transfer", "attack", "norm", "epsilon", "error", "num_examples"]
@@ -56,10 +59,12 @@ class LabelNoise:
 class Results:
     """What a plan's trials have left so far.
 
-    trials: one row per planned trial: TRIAL_COLUMNS, COST_COLUMNS, DATA_COLUMNS, then every metric and evaluation
-        metric that any trial has, NaN where a trial has none. alpha is 0 for erm and NaN where a method has none.
+    trials: one row per planned trial: TRIAL_COLUMNS, COST_COLUMNS, DATA_COLUMNS, then MIXING_COLUMNS and every metric
+        and evaluation metric that any trial has, NaN where a trial has none. alpha is 0 for erm and NaN where a method
+        has none.
     curves: one row per epoch of every finished trial (CURVE_COLUMNS); of an epoch done twice, the last. The errors on
-        training images are NaN at most epochs.
+        rightly and wrongly labelled training images are NaN at most epochs.
+    lam: one row per bin of the mixing weights that a finished trial drew (LAM_COLUMNS); none for erm.
     bins: one row per reliability bin of every finished trial, as it is and after temperature scaling (BIN_COLUMNS).
     corruptions: one row per kind and severity (CORRUPTION_COLUMNS); the error on clean images has kind CLEAN and
         severity 0.  attacks: one row per attack and radius in 1/255, radius 0 included (ATTACK_COLUMNS).
@@ -72,6 +77,7 @@ class Results:
     plan: Plan
     trials: pd.DataFrame
     curves: pd.DataFrame
+    lam: pd.DataFrame
     bins: pd.DataFrame
     corruptions: pd.DataFrame
     attacks: pd.DataFrame
@@ -93,6 +99,7 @@ def load(plan: Plan, store: Store) -> Results:
     rows: list[Json] = []
     details: dict[str, list[list[Any]]] = {name: [] for name in _DETAILS}
     curves: list[list[Any]] = []
+    lam: list[list[Any]] = []
     noise: dict[tuple[str, int], LabelNoise] = {}
     measured: dict[str, dict[str, None]] = {each.name: {} for each in plan.suite.evaluations}
     facts: dict[str, Counter[str]] = {}
@@ -110,6 +117,7 @@ def load(plan: Plan, store: Store) -> Results:
             continue
         names = [planned.cell, planned.arm, planned.trial.seed]
         curves += ([*names, *map(epoch.get, CURVE_COLUMNS[3:])] for epoch in folder.epochs())
+        lam += ([*names, *row] for row in _lam_rows(final.get("mixing")))
         for kind, record in evaluations:
             if record is not None:
                 measured[kind] |= dict.fromkeys(record["metrics"])
@@ -125,11 +133,19 @@ def load(plan: Plan, store: Store) -> Results:
         plan=plan,
         trials=_numeric(pd.DataFrame(rows)),
         curves=_numeric(pd.DataFrame(curves, columns=CURVE_COLUMNS)),
+        lam=_numeric(pd.DataFrame(lam, columns=LAM_COLUMNS)),
         **frames,
         label_noise=tuple(noise.values()),
         measured={kind: tuple(names) for kind, names in measured.items()},
         provenance=facts,
     )
+
+
+def _lam_rows(mixing: Json | None) -> Iterator[list[Any]]:
+    """Bins of equal width on [0, 1]. A trial that mixed nothing, or is of before this was recorded, has none."""
+    counts = mixing["lam_histogram"] if mixing else []
+    for index, count in enumerate(counts):
+        yield [index / len(counts), (index + 1) / len(counts), count]
 
 
 def _bin_rows(_kind: str, detail: Json) -> Iterator[list[Any]]:
@@ -246,6 +262,7 @@ def _finished_row(planned: PlannedTrial, final: Json, evaluations: Sequence[tupl
         "num_classes": data["num_classes"],
         "label_noise_realised": data["label_noise_realised"],
         "data_sha256": data["sha256"],
+        **{name: value for name, value in (final.get("mixing") or {}).items() if name in MIXING_COLUMNS},
         **final["metrics"],
         **{name: value for _, record in evaluations if record for name, value in record["metrics"].items()},
     }

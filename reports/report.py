@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from bench.results.store import Store, write_atomically
 from reports import figures, html, tables, wording
+from reports.chosen import chosen_frame, chosen_on_validation
 from reports.load import Results, load
 from reports.measures import measure
 from reports.secondary import secondary_comparisons, secondary_frame
@@ -37,7 +38,8 @@ class Report:
 def render(plan: Plan, store: Store, out_dir: Path) -> Report:
     """Write report.html, comparison.csv, comparison.md, trials.csv and figures/*.png, *.pdf and *.csv into `out_dir`.
 
-    And secondary.csv, the comparisons of all other figures, and corruptions.csv, where the suite measured any.
+    And secondary.csv, the comparisons of all other figures, corruptions.csv, where the suite measured any, and
+    chosen.csv, where there is something to choose on validation.
 
     Works with any number of finished trials, none included. Each file is replaced atomically, the page last; a figure
     of an earlier report that no longer applies is removed.
@@ -59,6 +61,7 @@ def render(plan: Plan, store: Store, out_dir: Path) -> Report:
     further = {
         "secondary.csv": secondary_frame(results, secondary),
         "corruptions.csv": tables.corruption_frame(results),
+        "chosen.csv": chosen_frame(chosen_on_validation(results)),
     }
     for name, content in further.items():
         if content.empty:

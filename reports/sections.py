@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
-from reports import tables, wording
+from reports import chosen_tables, tables, wording
+from reports.chosen import chosen_on_validation
 from reports.figures.robustness import EXTRA
 from reports.formats import count
 from reports.load import CLEAN, Results
@@ -49,7 +50,7 @@ class Section:
 
 def sections(results: Results, secondary: Sequence[Secondary], drawn: Collection[str]) -> list[Section]:
     """Those that have something to show, in the order of the page.  drawn: the names of the figures that there are."""
-    makers = (_errors, _label_noise, _calibration, _corruptions, _ood, _attacks, _in_between)
+    makers = (_chosen, _errors, _training, _label_noise, _calibration, _corruptions, _ood, _attacks, _in_between)
     found = []
     for make in makers:
         section = make(results, secondary)
@@ -65,6 +66,39 @@ def _has_content(table: Table) -> bool:
     return bool(table.groups) and len(table.header) > 1
 
 
+def _chosen(results: Results, _secondary: Sequence[Secondary]) -> Section:
+    selection = chosen_on_validation(results)
+    if selection is None:
+        return Section("chosen", "Chosen on validation")
+    return Section(
+        "chosen",
+        "Chosen on validation",
+        paragraphs=tuple(chosen_tables.paragraphs(selection)),
+        tables=(
+            (
+                chosen_tables.choices_table(selection),
+                "What validation chose: test error, mean ± sd over the seeds on which every candidate ended. Best to "
+                "worst: the candidates' means over these seeds.",
+            ),
+            (
+                chosen_tables.oracle_table(selection),
+                "Against the oracle: cost is the error of the chosen minus that of the oracle's candidate, in "
+                "percentage points, with its paired t interval. Last: how many other candidates the paired t test, "
+                "Holm-adjusted over them, does not tell from the oracle's. Where that is most of them, the choice "
+                "matters little or the seeds are too few to tell.",
+            ),
+            (
+                chosen_tables.comparisons_table(selection),
+                "What validation chose for each method against what it chose for "
+                f"{wording.arm_name(selection.baseline)}, paired by seed, in percentage points. p is adjusted over "
+                "this table.",
+            ),
+        ),
+        notes=("Seed by seed: chosen.csv.",),
+        figures=("chosen",),
+    )
+
+
 def _errors(results: Results, secondary: Sequence[Secondary]) -> Section:
     selection = tables.metrics_table(results, tables.SELECTION, titles=tables.SELECTION)
     return Section(
@@ -76,6 +110,39 @@ def _errors(results: Results, secondary: Sequence[Secondary]) -> Section:
             "many papers do: it is chosen on test data and too low.",
         ),
         comparisons=_folded(results, secondary, "clean"),
+    )
+
+
+def _training(results: Results, _secondary: Sequence[Secondary]) -> Section:
+    if results.column("train_error_mixed").isna().all() and results.lam.empty:  # all of it from before it was recorded
+        return Section("training", "What training saw")
+    errors = tables.metrics_table(results, tables.SEEN, titles=tables.SEEN)
+    always = (results.column("mixed_share").dropna() == 1).all()
+    mixed = [name for name in tables.MIXED if name != "mixed_share" or not always]
+    return Section(
+        "training",
+        "What training saw",
+        paragraphs=(
+            "A training error on mixed batches above the validation error is normal for mixup and, by itself, no sign "
+            "of underfitting: the labels of a mixed image cannot all be predicted, so at most the larger of their two "
+            "weights is won. What tells whether a network fits its training images is the error on these images as "
+            "they are.",
+        ),
+        tables=(
+            (
+                errors,
+                "Errors, mean ± sd over finished seeds. As trained: on the batches of the last epoch, mixed and "
+                "augmented, one minus the weight of the labels that were predicted. Clean: the final weights on the "
+                "training images without augmentation, against the labels as given.",
+            ),
+            (
+                tables.metrics_table(results, mixed),
+                "Weights and mixing, mean ± sd over finished seeds. Weight norm: L2, over all parameters at the end. "
+                "lam: the weight of the image that was not permuted. Pairs of one class: mixed pairs whose labels are "
+                "equal.",
+            ),
+        ),
+        figures=("training_errors", "lam"),
     )
 
 

@@ -30,6 +30,13 @@ SELECTION = {
     "test_error_val_selected": "selected on validation (%)",
     "test_error_oracle": "oracle: best on test (%)",
 }
+SEEN = {
+    "train_error_mixed": "training error, as trained (%)",
+    "train_error": "training error, clean (%)",
+    "val_error_last": "validation error (%)",
+    "test_error_last": "test error (%)",
+}
+MIXED = ("weight_norm", "lam_mean", "mixed_share", "equal_class_share")
 MEMORY = {
     "train_error_clean_labels": "training error, right labels (%)",
     "train_error_wrong_labels": "training error, wrong labels (%)",
@@ -48,11 +55,15 @@ class Spread:
 
 @dataclass(frozen=True)
 class Table:
-    """Text cells under a header, in groups of rows that share a heading. The first column of a row names it."""
+    """Text cells under a header, in groups of rows that share a heading. The first column of a row names it.
+
+    kind: the page's style for it. "judged": a verdict in the last column. "lines": cells may have several lines.
+    """
 
     header: tuple[str, ...]
     groups: tuple[tuple[str, tuple[tuple[str, ...], ...]], ...]
     notes: tuple[str, ...] = ()
+    kind: str = ""
 
 
 def conditions(results: Results) -> list[tuple[str, str]]:
@@ -65,7 +76,7 @@ def condition_summary(results: Results, metric: str) -> dict[tuple[str, str], Sp
     """The metric over all finished seeds of each planned (cell, arm)."""
     frame = results.trials[["cell", "arm"]].assign(value=results.column(metric))
     values = {key: group.dropna().to_numpy() for key, group in frame.groupby(["cell", "arm"])["value"]}
-    return {condition: _spread(values[condition]) for condition in conditions(results)}
+    return {condition: spread_of(values[condition]) for condition in conditions(results)}
 
 
 def comparison_frame(results: Results, comparisons: Sequence[Comparison], *, metric: str) -> pd.DataFrame:
@@ -258,13 +269,16 @@ def plain_text(table: Table, *, without: Collection[str] = ()) -> str:
 
 def judged_cells(judged: Comparison | Judgement, figure: Measure) -> tuple[str, str, str, str]:
     """Pairs, difference, interval and adjusted p of a comparison."""
-    digits = figure.digits((judged.high - judged.low) / 2)
     pairs = str(judged.pairs) if judged.pairs == judged.planned else f"{judged.pairs} of {judged.planned}"
-    interval = NOTHING
-    if not np.isnan(judged.low):
-        low, high = (figure.text(end, digits, signed=True) for end in (judged.low, judged.high))
-        interval = f"[{low}, {high}]"
-    return pairs, figure.text(judged.difference, digits, signed=True), interval, p_value(judged.holm_p)
+    return pairs, *difference_cells(judged.difference, judged.low, judged.high, figure), p_value(judged.holm_p)
+
+
+def difference_cells(difference: float, low: float, high: float, figure: Measure) -> tuple[str, str]:
+    """A mean difference and its interval, which is "-" where there is none."""
+    digits = figure.digits((high - low) / 2)
+    ends = [figure.text(end, digits, signed=True) for end in (low, high)]
+    interval = NOTHING if np.isnan(low) else f"[{ends[0]}, {ends[1]}]"
+    return figure.text(difference, digits, signed=True), interval
 
 
 def mean_and_sd(spread: Spread, figure: Measure) -> str:
@@ -272,6 +286,12 @@ def mean_and_sd(spread: Spread, figure: Measure) -> str:
     digits = figure.digits(spread.sd)
     mean, sd = figure.text(spread.mean, digits), figure.text(spread.sd, digits)
     return f"{mean} ± {sd}" if spread.n > 1 else mean
+
+
+def spread_of(values: NDArray[np.float64]) -> Spread:
+    """Of the values of single seeds."""
+    mean = float(values.mean()) if len(values) else np.nan
+    return Spread(mean, float(values.std(ddof=1)) if len(values) > 1 else np.nan, len(values))
 
 
 def _judgement(comparison: Comparison, figure: Measure) -> tuple[str, ...]:
@@ -296,11 +316,6 @@ def _notes(comparisons: Sequence[Comparison]) -> Iterator[str]:
     if left_out:
         planned = sum(each.planned for each in comparisons)
         yield f"{left_out} of {count(planned, 'pair')} left out of the statistics: not both halves have a result."
-
-
-def _spread(values: NDArray[np.float64]) -> Spread:
-    mean = float(values.mean()) if len(values) else np.nan
-    return Spread(mean, float(values.std(ddof=1)) if len(values) > 1 else np.nan, len(values))
 
 
 def _option(value: object) -> str:

@@ -25,6 +25,8 @@ SERIES = {
     "test_nll": "test/nll",
     "train_error_clean_labels": "train/error_clean_labels",
     "train_error_wrong_labels": "train/error_wrong_labels",
+    "train_error_mixed": "train/error_mixed",
+    "weight_norm": "train/weight_norm",
     "train_seconds": "time/train_seconds",
     "eval_seconds": "time/eval_seconds",
 }

@@ -11,12 +11,14 @@ from collections.abc import Callable, Sequence
 import matplotlib as mpl
 
 from reports import theme
+from reports.figures.alpha import chosen, error_against_alpha
 from reports.figures.calibration import reliability
 from reports.figures.drawing import Drawing
-from reports.figures.errors import error_against_alpha, forest, learning_curves
+from reports.figures.errors import forest, learning_curves
 from reports.figures.in_between import in_between
 from reports.figures.label_noise import memorisation, transitions
 from reports.figures.robustness import attacks, corruption_kinds, corruption_severity, ood
+from reports.figures.training import lam, training_errors
 from reports.load import Results
 from reports.statistics import Comparison
 
@@ -26,6 +28,9 @@ FIGURES: dict[str, Callable[[Results, Sequence[Comparison]], Drawing | None]] = 
     "differences": forest,
     "alpha": error_against_alpha,
     "learning_curves": learning_curves,
+    "chosen": chosen,
+    "training_errors": training_errors,
+    "lam": lam,
     "label_noise": transitions,
     "memorisation": memorisation,
     "reliability": reliability,

@@ -46,6 +46,22 @@ def test_trials_come_seed_by_seed_over_all_cells_and_arms(load: Callable[..., Su
         assert planned.arm == planned.trial.method.label
 
 
+def test_families_are_the_arms_of_each_entry(load: Callable[..., Suite]) -> None:
+    methods = "methods: [erm, {name: mixup, alpha: [1, 4], lam_per: [batch, sample]}, {name: mixup, alpha: 0.2}]\n"
+    suite = load(HEAD[: HEAD.index("methods:")] + methods)
+    assert suite.families == (
+        ("erm",),
+        (
+            "mixup alpha=1",
+            "mixup alpha=1 lam_per=sample",
+            "mixup alpha=4",
+            "mixup alpha=4 lam_per=sample",
+        ),
+        ("mixup alpha=0.2",),
+    )
+    assert [method.label for method in suite.methods] == [arm for family in suite.families for arm in family]
+
+
 def test_comparisons_are_arms_against_the_baseline_where_both_run(load: Callable[..., Suite]) -> None:
     text = f"{HEAD}matrix: {{training.batch_size: [8, 16, 32, 64]}}\n"
     assert make_plan(load(text)).num_comparisons == 4 * 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,11 +72,15 @@ class World:
         planned: PlannedTrial,
         error: float,
         *,
+        val_error: float | None = None,
         versions: dict[str, str] = VERSIONS,
         hardware: str = HARDWARE,
         evaluations: bool = True,
     ) -> None:
-        """A trial whose test error falls to `error` along a smooth curve, wrongly sure of itself by half of it."""
+        """A trial whose test error falls to `error` along a smooth curve, wrongly sure of itself by half of it.
+
+        val_error: after the last epoch, and where it is best; just above the test error unless given.
+        """
         self.start(planned)
         folder = self.store.trial(planned.trial_id)
         epochs = planned.trial.training.epochs
@@ -86,24 +91,33 @@ class World:
             for epoch in range(1, epochs + 1)
         ]
         curve = [float(max(value, 0.001)) for value in curve[:-1]] + [error]
+        best = int(np.argmin(curve))
+        own_val = {} if val_error is None else {best: val_error, epochs - 1: val_error}
+        val_curve = [own_val.get(index, value + 0.002) for index, value in enumerate(curve)]
+        mixing = None if planned.trial.method.name == "erm" else mixing_of(planned)
         for epoch, value in enumerate(curve, start=1):
             line = {
                 "epoch": epoch,
                 "lr": 0.1,
                 "train_loss": 2 * value,
-                "val_error": value + 0.002,
+                "train_error_mixed": value + (0.25 if mixing else 0.0),
+                "weight_norm": 10 + epoch,
+                "val_error": val_curve[epoch - 1],
                 "val_nll": 3 * value,
             }
             if noise and (epoch % 2 or epoch == epochs):
                 line |= memory_errors(memorised, epoch / epochs)
             folder.append("epoch", **line, test_error=value, test_nll=3 * value, train_seconds=0.4, eval_seconds=0.05)
-        best = int(np.argmin(curve))
         metrics = {
             "test_error_last": error,
             "test_error_val_selected": curve[best],
             "test_error_oracle": curve[best],
             "test_error_median10": float(np.median(curve[-10:])),
+            "val_error_last": val_curve[-1],
+            "val_error_best": val_curve[best],
             "train_error": 0.5 * error,
+            "train_error_mixed": error + (0.25 if mixing else 0.0),
+            "weight_norm": 10 + epochs,
         }
         if noise:
             metrics |= {"train_error_clean_labels": 0.01, "train_error_wrong_labels": 0.9 - memorised}
@@ -111,7 +125,21 @@ class World:
         folder.append("finished", status="completed")
         if evaluations:
             self.evaluate(planned, error)
-        folder.write_final(_final(planned, metrics, versions=versions, hardware=hardware))
+        folder.write_final(_final(planned, metrics, versions=versions, hardware=hardware) | {"mixing": mixing})
+
+    def forget_mixing(self, planned: PlannedTrial) -> None:
+        """Make a finished trial one of before it was recorded what training saw."""
+        folder = self.store.trial(planned.trial_id)
+        final = folder.final()
+        assert final is not None
+        del final["mixing"]
+        for name in ("train_error_mixed", "weight_norm"):
+            del final["metrics"][name]
+        folder.write_final(final)
+        journal = folder.path / "journal.jsonl"
+        events = [json.loads(line) for line in journal.read_text().splitlines()]
+        kept = [{k: v for k, v in event.items() if k not in ("train_error_mixed", "weight_norm")} for event in events]
+        journal.write_text("".join(f"{json.dumps(event)}\n" for event in kept))
 
     def evaluate(self, planned: PlannedTrial, error: float) -> None:
         """A record for every evaluation of the trial, all of them the worse the larger `error` is."""
@@ -135,6 +163,19 @@ class World:
         folder = self.store.trial(planned.trial_id)
         record = folder.evaluation(each.key) or {"kind": each.kind, "version": 1, "options": {}, "seconds": 0.1}
         folder.write_evaluation(each.key, record | parts)
+
+
+def mixing_of(planned: PlannedTrial) -> dict[str, Any]:
+    """Of a method that mixes in every batch: more weights near 0 and 1 the smaller its alpha, a lam each seed's own."""
+    middles = (np.arange(20) + 0.5) / 20
+    alpha = getattr(planned.trial.method, "alpha", None) or 1.0
+    counts = np.round(1000 * (middles * (1 - middles)) ** (alpha - 1) / 4 ** (1 - alpha)).astype(int)
+    return {
+        "lam_histogram": counts.tolist(),
+        "lam_mean": 0.5 + 0.001 * planned.trial.seed,
+        "mixed_share": 1.0,
+        "equal_class_share": 0.1,
+    }
 
 
 def memory_errors(memorised: float, progress: float) -> dict[str, float]:

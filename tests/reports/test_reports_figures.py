@@ -129,13 +129,13 @@ def test_alpha_is_left_out_where_nothing_is_swept(make_world: Callable[..., Worl
     methods = "[erm, {name: mixup, alpha: 1}, {name: mixup, lam: 0.7}]"
     world = make_world(seeds=2, methods=methods, evaluate=EVERYTHING)
     finish(world)
-    assert draw(world).keys() == FIGURES.keys() - {"alpha"}
+    assert draw(world).keys() == FIGURES.keys() - {"alpha", "chosen"}
 
 
 def test_a_figure_needs_its_evaluation(make_world: Callable[..., World]) -> None:
     world = make_world(seeds=2, evaluate="[clean]", label_noise="[{rate: 0}]")
     finish(world)
-    assert list(draw(world)) == ["differences", "alpha", "learning_curves"]
+    assert list(draw(world)) == ["differences", "alpha", "learning_curves", "chosen", "training_errors", "lam"]
 
 
 def test_learning_curves_are_means_over_seeds(world: World) -> None:
@@ -331,3 +331,70 @@ def test_styles_differ_and_none_is_the_baselines(count: int) -> None:
         styles = theme.styles([str(index) for index in range(count)], ordered=ordered)
         assert len({style.color for style in styles.values()}) == count
         assert theme.BASELINE not in {style.color for style in styles.values()}
+
+
+def test_the_choice_of_alpha_on_test_and_on_validation(make_world: Callable[..., World]) -> None:
+    """On validation alpha 0.2 is best with two of three seeds, on test alpha 1 is."""
+    world = make_world(seeds=3, label_noise="[{rate: 0}]")
+    test = {"erm": [0.20, 0.21, 0.22], "mixup alpha=0.2": [0.18, 0.19, 0.17], "mixup alpha=1": [0.15, 0.16, 0.14]}
+    val = {"erm": [0.3, 0.3, 0.3], "mixup alpha=0.2": [0.10, 0.11, 0.30], "mixup alpha=1": [0.2, 0.21, 0.2]}
+    for planned in world.plan.trials:
+        seed = planned.trial.seed
+        world.finish(planned, test[planned.arm][seed], val_error=val[planned.arm][seed])
+    drawing = draw(world)["chosen"]
+    on_test, on_validation, shares = drawing.figure.axes
+    for axes, errors in ((on_test, test), (on_validation, val)):
+        ((_, drawn),) = lines_by_color(axes, theme.OKABE_ITO[0])
+        assert drawn == pytest.approx([100 * np.mean(errors[f"mixup alpha={alpha}"]) for alpha in ("0.2", "1")])
+        ((_, baseline),) = lines_by_color(axes, theme.BASELINE)
+        assert baseline[0] == pytest.approx(100 * np.mean(errors["erm"]))
+    ((x, y),) = lines_by_color(on_test, theme.INK)  # the oracle's ring
+    assert (*x, *y) == pytest.approx((1, 15))
+    assert [bar.get_height() for bar in shares.patches] == pytest.approx([200 / 3, 100 / 3])
+    assert [tick.get_text() for tick in shares.get_xticklabels()] == ["0.2", "1"]
+    data = drawing.data.set_index("alpha")
+    assert data["chosen_share"].tolist() == pytest.approx([2 / 3, 1 / 3])
+    assert 100 * data.loc[1, ["mean_test", "low_test", "high_test"]].to_numpy(float) == pytest.approx(
+        mean_with_interval(test["mixup alpha=1"])
+    )
+
+
+def test_shares_of_competing_recipes_add_up_to_one(make_world: Callable[..., World]) -> None:
+    world = make_world(seeds=4, label_noise="[{rate: 0}]\n  training.lr: [0.1, 0.2]")
+    finish(world)
+    drawing = draw(world)["chosen"]
+    assert len(drawing.figure.axes) == 2 * 3
+    assert drawing.data["chosen_share"].sum() == pytest.approx(1)
+    assert sum(len(lines_by_color(axes, theme.INK)) for axes in drawing.figure.axes) == 1  # one oracle for both
+
+
+def test_histograms_of_lam_pool_cells_and_seeds(world: World) -> None:
+    counts: dict[str, np.ndarray] = {}
+    for planned in world.plan.trials:
+        final = world.store.trial(planned.trial_id).final()
+        assert final is not None
+        if final["mixing"]:
+            counts[planned.arm] = counts.get(planned.arm, np.zeros(20)) + final["mixing"]["lam_histogram"]
+    figure = draw(world)["lam"].figure
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["mixup alpha=0.2", "mixup alpha=1"]
+    for axes, own in zip(figure.axes, counts.values(), strict=True):
+        stairs = next(patch for patch in axes.patches if isinstance(patch, StepPatch))
+        assert stairs.get_data().values == pytest.approx(100 * own / own.sum())
+        assert stairs.get_data().edges == pytest.approx(np.linspace(0, 1, 21))
+
+
+def test_the_error_on_mixed_batches_stands_beside_validation_and_test(world: World) -> None:
+    axes = draw(world)["training_errors"].figure.axes[:3]
+    assert [each.get_title(loc="left") for each in axes] == ["training, as trained", "validation", "test"]
+    curves = load(world.plan, world.store).curves
+    own = curves[(curves["cell"] == world.plan.cells[0]) & (curves["arm"] == "erm")].groupby("epoch")
+    for panel, name in zip(axes, ("train_error_mixed", "val_error", "test_error"), strict=True):
+        ((epochs, errors),) = lines_by_color(panel, theme.BASELINE)
+        assert epochs.tolist() == [1, 2, 3, 4]
+        assert errors == pytest.approx(100 * own[name].mean().to_numpy())
+
+
+def test_results_of_before_mixing_was_recorded_have_no_figures_of_it(world: World) -> None:
+    for planned in world.plan.trials:
+        world.forget_mixing(planned)
+    assert not draw(world).keys() & {"training_errors", "lam"}

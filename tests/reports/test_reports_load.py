@@ -171,3 +171,36 @@ def test_numbers_that_are_missing_in_a_record_are_missing_in_the_frames(make_wor
     assert results.in_between["miss"].isna().all()
     assert results.column("in_between_miss_half").isna().all()
     assert results.measured["in_between"] == ("in_between_miss_half",)
+
+
+def test_what_training_saw(make_world: Callable[..., World]) -> None:
+    world = make_world(seeds=1, label_noise="[{rate: 0}]")
+    erm, mixup, _ = world.plan.trials
+    world.finish(erm, 0.2)
+    world.finish(mixup, 0.2)
+    results = load(world.plan, world.store)
+    final = world.store.trial(mixup.trial_id).final()
+    assert final is not None
+    assert set(results.lam["arm"]) == {"mixup alpha=0.2"}  # erm has no lam
+    assert results.lam["count"].tolist() == final["mixing"]["lam_histogram"]
+    assert results.lam["lower"].tolist() == pytest.approx([index / 20 for index in range(20)])
+    assert results.lam["upper"].iloc[-1] == 1
+    rows = results.trials.set_index("trial_id")
+    names = ["lam_mean", "mixed_share", "equal_class_share", "train_error_mixed", "weight_norm"]
+    assert rows.loc[mixup.trial_id, names].tolist() == pytest.approx([0.5, 1.0, 0.1, 0.45, 14])
+    assert rows.loc[erm.trial_id, ["lam_mean", "mixed_share", "equal_class_share"]].isna().all()
+    own = results.curves[results.curves["arm"] == "erm"]
+    assert own["weight_norm"].tolist() == [11, 12, 13, 14]
+    assert own["train_error_mixed"].tolist() == own["test_error"].tolist()
+
+
+def test_results_of_before_mixing_was_recorded(make_world: Callable[..., World]) -> None:
+    world = make_world(seeds=1)
+    for planned in world.plan.trials:
+        world.finish(planned, 0.2)
+        world.forget_mixing(planned)
+    results = load(world.plan, world.store)
+    assert results.lam.empty
+    assert results.curves[["train_error_mixed", "weight_norm"]].isna().all(axis=None)
+    assert results.column("lam_mean").isna().all()
+    assert results.column("test_error_last").notna().all()

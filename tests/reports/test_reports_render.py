@@ -71,7 +71,7 @@ def test_files_and_a_page_that_needs_nothing_from_outside(make_world: Callable[.
     report = render(world.plan, world.store, tmp_path / "out")
     written = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*") if path.is_file()}
     figures = {f"figures/{name}.{kind}" for name in FIGURES for kind in ("png", "pdf", "csv")}
-    tables = {"comparison.csv", "comparison.md", "trials.csv", "secondary.csv", "corruptions.csv"}
+    tables = {"comparison.csv", "comparison.md", "trials.csv", "secondary.csv", "corruptions.csv", "chosen.csv"}
     assert written == {"report.html"} | tables | figures
     assert report.html == tmp_path / "out" / "report.html"
     assert len(report.verdicts) == 4
@@ -375,3 +375,38 @@ def test_a_doubtful_verdict_is_marked_and_explained_in_the_answer(
     answer = text[: text.index("Paired comparison")]
     assert re.search(r"p [=<] 0\.\d+ \(Holm\), 3 seeds †", answer)
     assert "† With 3 pairs and 1 comparison" in answer
+
+
+@pytest.mark.usefixtures("without_pictures")
+def test_what_validation_chooses_has_a_section_and_a_file(make_world: Callable[..., World], tmp_path: Path) -> None:
+    world = make_world(seeds=3)
+    finish(world)
+    text = Page(render(world.plan, world.store, tmp_path).html.read_text()).text
+    section = text[text.index("Chosen on validation") : text.index("Three ways to report an error")]
+    assert "Test images have no part in that" in section
+    assert "It is chosen on test data" in section
+    assert re.search(r"With what validation chose, of 2 comparisons: \d better than ERM", section)
+    chosen = pd.read_csv(tmp_path / "chosen.csv")
+    assert len(chosen) == 2 * 2 * 3  # cells, families, seeds
+    alone = make_world(seeds=3, methods="[erm, {name: mixup, alpha: 1}]")
+    finish(alone)
+    text = Page(render(alone.plan, alone.store, tmp_path).html.read_text()).text
+    assert "Chosen on validation" not in text
+    assert not (tmp_path / "chosen.csv").exists()
+
+
+@pytest.mark.usefixtures("without_pictures")
+def test_what_training_saw_is_explained_and_old_results_lack_it(
+    make_world: Callable[..., World], tmp_path: Path
+) -> None:
+    world = make_world(seeds=2, label_noise="[{rate: 0}]")
+    finish(world)
+    text = Page(render(world.plan, world.store, tmp_path).html.read_text()).text
+    section = text[text.index("What training saw") : text.index("Calibration")]
+    assert "no sign of underfitting" in section
+    assert "mixed batches (%)" not in section  # all of them: nothing to tell
+    assert "mean lam" in section
+    for planned in world.plan.trials:
+        world.forget_mixing(planned)
+    text = Page(render(world.plan, world.store, tmp_path).html.read_text()).text
+    assert "What training saw" not in text

@@ -50,6 +50,8 @@ class Method(BaseModel, ABC):
     name: str
     shown: ClassVar[tuple[str, ...]] = ()
     """Options that the label names even at their default."""
+    usual: ClassVar[dict[str, Any]] = {}
+    """Option values that the label leaves out although they are no defaults."""
     neutral: ClassVar[dict[str, Any]] = {}
     """Option values at which the method trains as erm does, bit for bit."""
 
@@ -83,6 +85,7 @@ class Method(BaseModel, ABC):
             for key, value in self._in_order()
             if key != "name"
             and value is not None
+            and value != self.usual.get(key)
             and (key in self.shown or value != type(self).model_fields[key].default)
         ]
         return " ".join([self.name, *options])

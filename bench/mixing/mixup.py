@@ -42,6 +42,7 @@ class Mixup(Mixing):
     """
 
     shown: ClassVar[tuple[str, ...]] = ("alpha",)
+    usual: ClassVar[dict[str, Any]] = {"k": NEIGHBOURS}
     neutral: ClassVar[dict[str, Any]] = {"alpha": 0, "lam": 1}
 
     name: Literal["mixup"] = "mixup"

@@ -239,7 +239,8 @@ def test_labels_of_arms():
     assert Mixup(alpha=0.2).label == "mixup alpha=0.2"
     assert Mixup(lam=0.7, labels="unmixed").label == "mixup lam=0.7 labels=unmixed"
     assert Mixup(partner="permutation") == Mixup()
-    assert Mixup(partner="neighbours").label == "mixup alpha=1 partner=neighbours k=200"
+    assert Mixup(partner="neighbours").label == "mixup alpha=1 partner=neighbours"
+    assert Mixup(partner="neighbours", k=20).label == "mixup alpha=1 partner=neighbours k=20"
     assert (
         Mixup(off_epoch=0.8, dropout=0.3, only="inputs").label == "mixup alpha=1 only=inputs off_epoch=0.8 dropout=0.3"
     )

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from bench.data.cache import Arrays
-from bench.mixing import METHODS, Method
+from bench.mixing import METHODS, Erm, Method
 from bench.plan.trial import Trial
 from bench.training.data import Extras, draw_epoch, prepare
 from bench.training.diagnostics import Diagnostics
@@ -154,7 +154,7 @@ def main(
         method = METHODS[options["name"]].model_validate(options)
         if only not in method.label:
             continue
-        erm = stepper(METHODS["erm"](), network, device=device, training=training)
+        erm = stepper(Erm(), network, device=device, training=training)
         found = ratios(
             stepper(method, network, device=device, training=training), erm, rounds=rounds, steps=steps, device=device
         )

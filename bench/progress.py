@@ -17,6 +17,7 @@ from bench.plan.cost import duration
 
 PLAIN_SECONDS = 10.0
 QUIET_SECONDS = 120.0
+PANEL_ARMS, LINE_ARMS = 16, 6
 
 
 class LivePanel:
@@ -43,9 +44,11 @@ class LivePanel:
         for attempt in state.running[:16]:
             running.add_row(*_attempt_fields(attempt))
         errors = Table.grid(padding=(0, 2))
-        for arm in self._arms:
-            if arm in state.errors:
-                errors.add_row(arm, f"{100 * mean(state.errors[arm]):.2f} %", f"({len(state.errors[arm])} trials)")
+        shown, others = _leaders(state, self._arms, most=PANEL_ARMS)
+        for arm, error in shown:
+            errors.add_row(arm, f"{100 * error:.2f} %", f"({len(state.errors[arm])} trials)")
+        if others:
+            errors.add_row(f"and {others} more")
         parts: list[Table | Text] = [bar]
         if state.running:
             parts += [Text("running", style="bold"), running]
@@ -85,7 +88,8 @@ class PlainLines:
         due = PLAIN_SECONDS if ended != self._printed_done else QUIET_SECONDS
         if now - self._printed_at >= due or (last and ended != self._printed_done):
             self._printed_at, self._printed_done = now, ended
-            errors = [f"{arm} {100 * mean(values):.2f} %" for arm in self._arms if (values := state.errors.get(arm))]
+            shown, others = _leaders(state, self._arms, most=LINE_ARMS)
+            errors = [f"{arm} {100 * error:.2f} %" for arm, error in shown] + [f"and {others} more"] * bool(others)
             self._print(f"{_counts(state)}" + (f" | {', '.join(errors)}" if errors else ""))
 
     def _print(self, line: str) -> None:
@@ -95,6 +99,18 @@ class PlainLines:
 def watch(console: Console, *, arms: tuple[str, ...]) -> LivePanel | PlainLines:
     """The watcher that suits the console."""
     return LivePanel(console, arms=arms) if console.is_terminal else PlainLines(console, arms=arms)
+
+
+def _leaders(state: RunState, arms: tuple[str, ...], *, most: int) -> tuple[list[tuple[str, float]], int]:
+    """Arms with their mean error so far, and how many more there are: where too many, the first and the lowest.
+
+    arms: the baseline first.
+    """
+    errors = [(arm, mean(values)) for arm in arms if (values := state.errors.get(arm))]
+    if len(errors) <= most:
+        return errors, 0
+    lowest = sorted(errors[1:], key=lambda item: item[1])[: most - 1]
+    return [each for each in errors if each is errors[0] or each in lowest], len(errors) - most
 
 
 def _counts(state: RunState) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from bench.execution.devices import Slot, slots
-from bench.plan.cost import Condition, PlanCost, Preparation, duration, plan_cost, preparation_cost, size
+from bench.plan.cost import Condition, PlanCost, Preparation, duration, plan_cost, preparations, size
 from bench.plan.networks import Networks
 from bench.plan.plan import Plan, PlannedTrial
 from bench.plan.power import seeds_needed, smallest_holm_sign_flip_p
@@ -27,7 +27,7 @@ class Survey:
     slots: list[Slot]
     status: dict[str, str]
     cost: PlanCost
-    preparation: Preparation
+    preparations: list[Preparation]
 
     @cached_property
     def counts(self) -> Counter[str]:
@@ -107,8 +107,8 @@ def survey(plan: Plan, store: Store, networks: Networks, *, devices: str = "auto
         slots=len(places),
         gpu=on_gpu,
     )
-    preparation = preparation_cost(pending, store.cache / "data")
-    return Survey(plan=plan, slots=places, status=status, cost=cost, preparation=preparation)
+    first = preparations(pending, store.cache / "data")
+    return Survey(plan=plan, slots=places, status=status, cost=cost, preparations=first)
 
 
 def plan_lines(found: Survey, *, show_trials: bool = False) -> Iterator[str]:
@@ -120,9 +120,9 @@ def plan_lines(found: Survey, *, show_trials: bool = False) -> Iterator[str]:
         yield f"time      {found.time}"
         weights = size(found.cost.weight_bytes)
         kept = f"of final weights, {weights}, kept" if found.keep_weights else f"final weights ({weights}) not kept"
-        if found.preparation.bytes:
-            first = found.preparation.seconds / len(found.slots)
-            yield f"cache     corrupted images, {size(found.preparation.bytes)}, made once in about {duration(first)}"
+        for each in found.preparations:
+            first = duration(each.seconds / len(found.slots))
+            yield f"cache     {each.what}, {size(each.bytes)}, made once in about {first}"
         yield f"disk      {size(found.cost.bytes + found.cost.weight_bytes * found.keep_weights)} ({kept})"
     yield f"family    {family(plan)}"
     yield ""
@@ -156,20 +156,25 @@ def status_lines(found: Survey, failures: list[tuple[PlannedTrial, str]]) -> Ite
 
 
 def _condition_table(found: Survey) -> Iterator[str]:
-    """Cells down, arms across: seeds finished of seeds planned."""
+    """Seeds finished of seeds planned. Whichever there are more of, cells or arms, go down; the others go across."""
     done: Counter[Condition] = Counter()
     planned_seeds: Counter[Condition] = Counter()
     for planned in found.plan.trials:
         condition = (planned.cell, planned.arm)
         planned_seeds[condition] += 1
         done[condition] += found.status[planned.trial_id] in FINISHED
-    arms, cells = found.plan.arms, found.plan.cells
-    width = max(len(cell) for cell in (*cells, "seeds done"))
-    yield "  ".join([f"{'seeds done':<{width}}", *arms])
-    for cell in cells:
-        fields = [f"{done[cell, arm]}/{planned_seeds[cell, arm]}" if planned_seeds[cell, arm] else "-" for arm in arms]
-        padded = [f"{text:>{len(arm)}}" for text, arm in zip(fields, arms, strict=True)]
-        yield "  ".join([f"{cell:<{width}}", *padded])
+
+    def field(cell: str, arm: str) -> str:
+        return f"{done[cell, arm]}/{planned_seeds[cell, arm]}" if planned_seeds[cell, arm] else "-"
+
+    cells, arms = found.plan.cells, found.plan.arms
+    down, across = (arms, cells) if len(arms) > len(cells) else (cells, arms)
+    width = max(len(name) for name in (*down, "seeds done"))
+    yield "  ".join([f"{'seeds done':<{width}}", *across])
+    for name in down:
+        fields = [field(other, name) if down is arms else field(name, other) for other in across]
+        padded = [f"{text:>{len(other)}}" for text, other in zip(fields, across, strict=True)]
+        yield "  ".join([f"{name:<{width}}", *padded])
 
 
 def _count(number: int, noun: str) -> str:

@@ -35,7 +35,7 @@ def prepare_data(data: DataPaths, needs: Iterable[Needs], *, processes: int, say
                 say(f"class probabilities of {need.trial.dataset.display_name}, for instance-dependent noise")
             if need.trial.method.neighbours is not None:
                 say(f"nearest neighbours in {need.trial.dataset.display_name}")
-            given_labels(need.trial, arrays, trial_extras(data, need.trial, arrays))
+            given_labels(need.trial, arrays, trial_extras(data, need.trial, arrays, threads=processes))
             for evaluation in need.evaluations:
                 if isinstance(evaluation, Ood) and isinstance(evaluation.against, DatasetConfig):
                     say(f"data set {evaluation.against.display_name}")
@@ -58,8 +58,11 @@ def load_arrays(data: DataPaths, dataset: DatasetConfig) -> Arrays:
     )
 
 
-def trial_extras(data: DataPaths, trial: Trial, arrays: Arrays) -> Extras:
-    """What the trial needs besides its data set. Raises DataError where a file of the user will not do."""
+def trial_extras(data: DataPaths, trial: Trial, arrays: Arrays, *, threads: int = 1) -> Extras:
+    """What the trial needs besides its data set. Raises DataError where a file of the user will not do.
+
+    threads: for what is not in the cache yet; they do not change it.
+    """
     dataset, noise = trial.dataset, trial.label_noise
     corruption = dataset.train_corruption
     corrupted = given = posterior = None
@@ -92,10 +95,10 @@ def trial_extras(data: DataPaths, trial: Trial, arrays: Arrays) -> Extras:
     extras = Extras(corrupted_images=corrupted, given_labels=given, posterior=posterior)
     if trial.method.neighbours is None:
         return extras
-    return replace(extras, neighbours=_neighbours(data, trial, arrays, extras))
+    return replace(extras, neighbours=_neighbours(data, trial, arrays, extras, threads=threads))
 
 
-def _neighbours(data: DataPaths, trial: Trial, arrays: Arrays, extras: Extras) -> NDArray[np.int32]:
+def _neighbours(data: DataPaths, trial: Trial, arrays: Arrays, extras: Extras, *, threads: int) -> NDArray[np.int32]:
     """The nearest neighbours of each image of the trial's subset, among them the ones that will validate.
 
     Of the images as the data set has them, uncorrupted and not augmented. One table serves every seed, unless the seed
@@ -111,6 +114,7 @@ def _neighbours(data: DataPaths, trial: Trial, arrays: Arrays, extras: Extras) -
         k=table_width(wanted.k, val_fraction=trial.dataset.val_fraction),
         chosen=None if trial.dataset.train_size is None else chosen,
         labels=given_labels(trial, arrays, extras)[0][chosen] if wanted.within_class else None,
+        threads=threads,
     )
 
 

@@ -39,6 +39,10 @@ class AugMix(Mixing):
     alpha: float = Field(default=1.0, gt=0, le=1000, allow_inf_nan=False)
     consistency: float = Field(default=12.0, ge=0, le=1000)
 
+    @property
+    def passes(self) -> int:
+        return 3 if self.width and self.consistency else 1
+
     def _mixed_loss(self, model: nn.Module, batch: Batch, *, rng: np.random.Generator) -> BatchLoss:
         import torch
 

@@ -105,6 +105,11 @@ class Method(BaseModel, ABC):
         return any(getattr(self, key) == value for key, value in self.neutral.items())
 
     @property
+    def passes(self) -> int:
+        """How many images go through the network for each of a batch."""
+        return 1
+
+    @property
     def neighbours(self) -> Neighbours | None:
         """The table of neighbours that it needs; None for none."""
         return None

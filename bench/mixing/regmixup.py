@@ -32,6 +32,10 @@ class RegMixup(Mixing):
     alpha: float = Field(default=10.0, gt=0, le=1000, allow_inf_nan=False)
     weight: float = Field(default=1.0, ge=0, le=100, description="of the mixed loss beside the plain one")
 
+    @property
+    def passes(self) -> int:
+        return 2 if self.weight else 1
+
     def _mixed_loss(self, model: nn.Module, batch: Batch, *, rng: np.random.Generator) -> BatchLoss:
         import torch
 

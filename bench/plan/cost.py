@@ -12,6 +12,8 @@ from bench.data import datasets
 from bench.data.corrupted import cache_bytes, generation_seconds
 from bench.data.corruptions import CORRUPTIONS_VERSION
 from bench.data.datasets import Facts
+from bench.data.neighbours import VERSION as NEIGHBOURS_VERSION
+from bench.data.neighbours import table_width
 from bench.plan.config import DatasetConfig
 from bench.plan.evaluation import Attacks, Corruptions, Evaluation, InBetween, Ood
 from bench.plan.networks import Network, Networks
@@ -25,6 +27,9 @@ TENSOR_SECONDS = 150e-6
 Measured on the same machine: 120 us for digits' MLP with its 6 tensors, 200 us for timm/test_resnet with its 47."""
 CORE_FLOPS = 45e9
 """Sustained FLOP/s of one thread of that machine in fp32 convolutions (preact_resnet18, timm/resnet10t)."""
+NEIGHBOUR_PRODUCTS = 4e10
+"""Products per second of one core in the search for neighbours: 72 s for 60,000 images of 784 pixels, 6.7 s for 10,000
+of 3,072 (a virtualised Intel Xeon)."""
 GPU_FLOPS = 25e12
 """Assumed, not measured: a data-centre GPU at the small batches of these suites. Finished trials replace it."""
 
@@ -70,7 +75,7 @@ def trial_cost(trial: Trial, network: Network, *, evaluations: Sequence[Evaluati
     num_val = round(available * trial.dataset.val_fraction)
     num_train = available - num_val
     epochs = trial.training.epochs
-    forward_passes = epochs * (3 * num_train + num_val + facts.num_test) + num_train
+    forward_passes = epochs * (3 * trial.method.passes * num_train + num_val + facts.num_test) + num_train
     evaluation_passes = sum(_evaluation_passes(evaluation, facts) for evaluation in evaluations)
     rate = GPU_FLOPS if gpu else CORE_FLOPS * trial.training.threads
     steps = epochs * ceil(num_train / trial.training.batch_size)
@@ -103,14 +108,21 @@ def _evaluation_passes(evaluation: Evaluation, facts: Facts) -> int:
 
 @dataclass(frozen=True)
 class Preparation:
-    """Corrupted images that are not in the cache yet, made once before the trials: bytes, seconds on one core."""
+    """What is not in the cache yet and is made once, before the trials: bytes, seconds on one core."""
 
+    what: str
     bytes: int
     seconds: float
 
 
-def preparation_cost(trials: Iterable[PlannedTrial], cache_root: Path) -> Preparation:
-    """What the corrupted versions of the trials' data sets will take; published files that are there are not counted.
+def preparations(trials: Sequence[PlannedTrial], cache_root: Path) -> list[Preparation]:
+    """Those of the trials that take anything."""
+    found = (_corrupted_images(trials, cache_root), _neighbour_tables(trials, cache_root))
+    return [each for each in found if each.bytes]
+
+
+def _corrupted_images(trials: Iterable[PlannedTrial], cache_root: Path) -> Preparation:
+    """The corrupted versions of the trials' data sets; published files that are there are not counted.
 
     A version counts as made when the cache has a file for its data set, split, kind and severity.
     """
@@ -132,7 +144,30 @@ def preparation_cost(trials: Iterable[PlannedTrial], cache_root: Path) -> Prepar
         shape = (facts.channels, facts.height, facts.width)
         total_bytes += cache_bytes(n, shape, 1)
         seconds += generation_seconds(n, shape, [(kind, severity)])
-    return Preparation(total_bytes, seconds)
+    return Preparation("corrupted images", total_bytes, seconds)
+
+
+def _neighbour_tables(trials: Iterable[PlannedTrial], cache_root: Path) -> Preparation:
+    """Nearest neighbours, a table for each set of images; all count as made when the cache has one of their data set.
+
+    A seed has a table of its own only where it chooses the images, or their labels within which neighbours are sought.
+    """
+    tables: dict[tuple[object, ...], tuple[int, float]] = {}
+    for planned in trials:
+        trial, wanted = planned.trial, planned.trial.method.neighbours
+        dataset = trial.dataset
+        if wanted is None or any(cache_root.glob(f"neighbours-v{NEIGHBOURS_VERSION}/{dataset.name}-*.npy")):
+            continue
+        facts = data_facts(dataset)
+        n = dataset.train_size or facts.num_train
+        own_labels = wanted.within_class and trial.label_noise.is_noisy
+        seed = trial.seed if dataset.train_size is not None or own_labels else None
+        others = n / facts.num_classes if wanted.within_class else n
+        size_bytes = 4 * n * table_width(wanted.k, val_fraction=dataset.val_fraction)
+        products = n * others * facts.channels * facts.height * facts.width
+        key = (repr(dataset), wanted, repr(trial.label_noise) if own_labels else "", seed)
+        tables[key] = (size_bytes, products / NEIGHBOUR_PRODUCTS)
+    return Preparation("nearest neighbours", sum(b for b, _ in tables.values()), sum(s for _, s in tables.values()))
 
 
 def plan_cost(

@@ -9,10 +9,10 @@ OPTIONS = $(if $(DEVICES),--devices $(DEVICES)) $(if $(JOBS),--jobs $(JOBS))
 INSTALLED = $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install bench smoke test lint report ui perf fidelity clean
+.PHONY: help install bench smoke test lint report ui perf perf-methods fidelity clean
 
 help:  ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
 	@echo "variables: SUITE=$(SUITE) (a name in suites/ or a file)  DEVICES=cpu|0,1  JOBS=2  SEEDS=3  ARGS='--set ...'"
 
@@ -46,6 +46,9 @@ ui: $(INSTALLED)  ## serve MLflow's pages on 127.0.0.1
 
 perf: $(INSTALLED)  ## measure a trial against a bare PyTorch loop
 	$(BIN)/python -m bench.perf $(ARGS)
+
+perf-methods: $(INSTALLED)  ## measure a training step of each method against ERM's (ARGS='--network mlp')
+	$(BIN)/python -m bench.perf_methods $(ARGS)
 
 fidelity: $(INSTALLED)  ## compare our corruptions with public implementations (downloads 430 MB)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,fidelity]'

@@ -72,7 +72,7 @@ class ManifoldMixup(Mixing):
         layer = self.layers[int(rng.integers(len(self.layers)))] if len(self.layers) > 1 else self.layers[0]
 
         def mixed(hidden: Tensor) -> Tensor:
-            return mix_inputs(hidden, hidden.index_select(0, index), lam)
+            return mix_inputs(hidden, hidden[index], lam)  # index_select would give up a memory format
 
         if layer == 0:
             logits = model(mixed(batch.x))

@@ -59,6 +59,19 @@ def test_gradients_reach_the_layers_below():
     assert all(gradient.abs().sum() > 0 for gradient in found)
 
 
+def test_mixing_inside_keeps_the_memory_format():
+    """A convolution that is given another one than its weights' converts, at each step."""
+    torch.manual_seed(0)
+    model = build("preact_resnet18", input_shape=(3, 16, 16), num_classes=5, width=8)
+    model = model.to(memory_format=torch.channels_last)
+    given = batch(4, side=16)
+    given = given.with_x(given.x.contiguous(memory_format=torch.channels_last))
+    seen = []
+    model.stages[1].register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    loss_of(ManifoldMixup(layers=2), given, model)
+    assert seen[0].is_contiguous(memory_format=torch.channels_last)
+
+
 def test_a_set_of_layers_is_drawn_from_uniformly(monkeypatch):
     drawn = []
 

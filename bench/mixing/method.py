@@ -55,17 +55,17 @@ class Method(BaseModel, ABC):
     neutral: ClassVar[dict[str, Any]] = {}
     """Option values at which the method trains as erm does, bit for bit."""
 
-    dropout: float | None = Field(default=None, gt=0, lt=1, description="share of activations that are dropped")
+    dropout: float | None = Field(default=None, ge=0, lt=1, description="share of activations that are dropped")
     stochastic_depth: float | None = Field(
-        default=None, gt=0, lt=1, description="timm's networks: share of residual branches that are skipped"
+        default=None, ge=0, lt=1, description="timm's networks: share of residual branches that are skipped"
     )
     label_smoothing: float | None = Field(
-        default=None, gt=0, lt=1, description="share of the target that goes to all classes alike"
+        default=None, ge=0, lt=1, description="share of the target that goes to all classes alike"
     )
     gaussian_noise: float | None = Field(
-        default=None, gt=0, le=10, description="standard deviation of noise on the pixels, whose range is 1"
+        default=None, ge=0, le=10, description="standard deviation of noise on the pixels, whose range is 1"
     )
-    cutout: int | None = Field(default=None, ge=1, description="side in pixels of the square that is cut out")
+    cutout: int | None = Field(default=None, ge=0, description="side in pixels of the square that is cut out")
     weight_decay: float | None = Field(default=None, ge=0, description="in place of the recipe's")
 
     @model_validator(mode="before")
@@ -74,7 +74,8 @@ class Method(BaseModel, ABC):
         """So that `label_smoothing: [0, 0.1]` is a sweep that begins with none. Weight decay 0 is one of its own."""
         if not isinstance(options, dict):
             return options
-        absent = [key for key in COMPANIONS if key != "weight_decay" and options.get(key) == 0]
+        none_at_zero = [key for key in COMPANIONS if key != "weight_decay"]
+        absent = [key for key in none_at_zero if options.get(key) == 0 and options[key] is not False]
         return {key: value for key, value in options.items() if key not in absent}
 
     @property

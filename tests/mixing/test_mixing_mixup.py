@@ -225,7 +225,7 @@ def test_uniform_is_alpha_one():
         ({"off_epoch": 1.5}, "off_epoch 1.5 should be whole, or a share of the epochs below 1"),
         ({"warmup_epochs": 0}, "greater than 0"),
         ({"label_smoothing": 1}, "less than 1"),
-        ({"cutout": -1}, "greater than or equal to 1"),
+        ({"cutout": -1}, "greater than or equal to 0"),
     ],
 )
 def test_options_that_make_no_sense(options, complaint):

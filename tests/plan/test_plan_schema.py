@@ -120,6 +120,43 @@ def test_it_refuses_a_mistake_in_each_section(
         load_suite(tmp_path / "suite.yaml")
 
 
+@pytest.mark.parametrize(
+    ("method", "fits"),
+    [
+        ("{name: mixup, lam: uniform}", True),
+        ("{name: mixup, lam: [uniform, 0.5]}", True),
+        ("{name: mixup, lam: beta}", False),
+        ("{name: mixup, partner: [permutation, same_class]}", True),
+        ("{name: mixup, partner: [neighbours, class_neighbours], k: 5}", True),
+        ("{name: mixup, partner: knn}", False),
+        ("{name: mixup, label_smoothing: [0, 0.1], dropout: 0}", True),
+        ("{name: mixup, dropout: 1}", False),
+        ("{name: mixup, dropout: false}", False),
+        ("{name: mixup, cutout: 2.5}", False),
+        ("{name: mixup, off_epoch: 0.5, warmup_epochs: 1, probability: 0.5}", True),
+        ("{name: mixup, probability: 2}", False),
+        ("{name: manifold_mixup, layers: 1}", True),
+        ("{name: manifold_mixup, layers: [1, [0, stem]]}", True),
+        ("{name: manifold_mixup, layers: 1.5}", False),
+        ("{name: cutmix, alpha: [0.5, 1]}", True),
+        ("{name: cutmix, lam: 0.5}", False),
+        ("dropout", False),
+        ("{name: dropout, rate: 0.5}", False),
+    ],
+)
+def test_it_and_the_loader_agree_on_methods(
+    validator: Draft202012Validator, tmp_path: Path, load: Callable[..., Suite], method: str, fits: bool
+) -> None:
+    text = "name: a\nquestion: b?\nbase: {dataset: digits, model: mlp, training: {epochs: 9}}\n"
+    text += f"methods: [erm, {method}]\n"
+    assert validator.is_valid(content(tmp_path, text)) == fits
+    if fits:
+        load(text)
+    else:
+        with pytest.raises(SuiteError):
+            load(text)
+
+
 def test_names_that_the_plan_repeats_are_those_of_what_does_the_work() -> None:
     """They stand twice, because the plan must not import torch."""
     from bench.data.label_noise import KINDS

@@ -188,13 +188,26 @@ class Mixing(Method):
     warmup_epochs, off_epoch: a number of epochs; below 1, a share of the epochs of the recipe.
     """
 
-    warmup_epochs: float | None = Field(default=None, gt=0, description="plain training first, for so many epochs")
+    warmup_epochs: float | None = Field(default=None, ge=0, description="plain training first, for so many epochs")
     off_epoch: float | None = Field(
         default=None, gt=0, description="from this epoch on (after so many), plain training; below 1: a share"
     )
     probability: float | None = Field(
         default=None, ge=0, le=1, description="of mixing a batch; the others train plainly. Unsaid: 1"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _unsaid(cls, options: Any) -> Any:
+        """Always, and from the beginning, are what goes without saying: a sweep may name them."""
+        if not isinstance(options, dict):
+            return options
+        unsaid = {"probability": 1, "warmup_epochs": 0}
+        return {
+            key: value
+            for key, value in options.items()
+            if isinstance(value, bool) or value is None or value != unsaid.get(key)
+        }
 
     @model_validator(mode="after")
     def _whole_epochs(self) -> Self:

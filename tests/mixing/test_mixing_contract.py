@@ -218,6 +218,11 @@ def test_a_companion_at_zero_is_none():
     assert Erm(weight_decay=0).label == "erm weight_decay=0"  # which is something else than the recipe's
 
 
+def test_always_and_from_the_beginning_go_without_saying():
+    assert Mixup(probability=1, warmup_epochs=0) == Mixup()
+    assert Mixup(probability=0.5).label == "mixup alpha=1 probability=0.5"
+
+
 def test_network_arguments():
     assert Erm().network_args("mlp") == {}
     assert Erm(dropout=0.3).network_args("preact_resnet18") == {"dropout": 0.3}

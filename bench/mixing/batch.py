@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 Labels = NDArray[np.int64]
+Lam = float | NDArray[np.float64]
+"""One number for a batch, or (B,), one for each example."""
 
 
 class ClassIndex:
@@ -100,6 +102,6 @@ class BatchLoss:
     loss: Tensor
     logits: Tensor
     labels: Labels
-    targets: tuple[tuple[Labels, float | NDArray[np.float64]], ...]
-    lam: float | NDArray[np.float64] | None = None
+    targets: tuple[tuple[Labels, Lam], ...]
+    lam: Lam | None = None
     partner_labels: NDArray[np.int64] | None = None

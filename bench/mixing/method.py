@@ -10,10 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 if TYPE_CHECKING:
     import numpy as np
-    from numpy.typing import NDArray
     from torch import Tensor, nn
 
-    from bench.mixing.batch import Batch, BatchLoss
+    from bench.mixing.batch import Batch, BatchLoss, Lam
     from bench.mixing.partners import Partners
 
 COMPANIONS = ("dropout", "stochastic_depth", "label_smoothing", "gaussian_noise", "cutout", "weight_decay")
@@ -246,7 +245,7 @@ class Mixing(Method):
         logits: Tensor,
         batch: Batch,
         partners: Partners,
-        lam: float | NDArray[np.float64],
+        lam: Lam,
         weight: float | Tensor | None = None,
     ) -> BatchLoss:
         """The loss of pairs with mixed labels.

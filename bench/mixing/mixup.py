@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field, WithJsonSchema, model_validator
 
 from bench.mixing.method import Mixing, Neighbours
@@ -15,9 +14,8 @@ from bench.mixing.partners import Partner, Partners, draw_positions, permuted
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from bench.mixing.batch import Batch, BatchLoss
+    from bench.mixing.batch import Batch, BatchLoss, Lam
 
-Lam = float | NDArray[np.float64]
 Weight = Annotated[
     float | None,
     Field(ge=0, le=1),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -10,19 +10,26 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from bench.mixing.batch import BatchLoss
+from bench.mixing.batch import BatchLoss, Labels, Lam
 from bench.results.store import Json
 
 LAM_BINS = 20
 """Of equal width on [0, 1]; a lam of 1 is in the last."""
 
 
+MOST_LOGITS = 2**20
+"""Kept at a time, 4 MB: a step of a thousand classes is not kept for an epoch."""
+
+_Step = tuple[Labels, tuple[tuple[Labels, Lam], ...], Lam | None, Labels | None]
+"""Of a BatchLoss: labels, targets, lam, partner_labels."""
+
+
 @dataclass
 class Diagnostics:
     """Counts over a whole training, and over the epoch that runs.
 
-    The steps are only noted as they come, one operation on the device each, and counted when somebody asks: looking at
-    a prediction makes a GPU wait.
+    The steps are only noted as they come, and counted when somebody asks: looking at a prediction makes a GPU wait, and
+    finding those of many steps at once costs a small network less than one by one.
 
     lam: (LAM_BINS,) counts of realised lam, one for each batch, or for each example where it has its own.
     lam_sum: of these.  equal, pairs: of mixed pairs, how many had two equal labels.  mixed, batches: of all batches,
@@ -38,15 +45,27 @@ class Diagnostics:
     batches: int = 0
     missed: float = 0.0
     examples: int = 0
-    _noted: list[tuple[Tensor, BatchLoss]] = field(default_factory=list, repr=False)
+    _noted: list[_Step] = field(default_factory=list, repr=False)
+    _logits: list[Tensor] = field(default_factory=list, repr=False)
+    _predicted: list[Tensor] = field(default_factory=list, repr=False)
+    _num_logits: int = field(default=0, repr=False)
 
     def begin_epoch(self) -> None:
         self.missed, self.examples = 0.0, 0
 
     def note(self, step: BatchLoss) -> None:
-        """Remember one step. Keeps its predictions, not its logits, whose graph would stay with them."""
-        predicted = step.logits.detach().argmax(1)
-        self._noted.append((predicted, replace(step, loss=predicted, logits=predicted)))
+        """Remember one step, without its graph; of many logits only what they predict."""
+        self._noted.append((step.labels, step.targets, step.lam, step.partner_labels))
+        self._logits.append(step.logits.detach())
+        self._num_logits += step.logits.numel()
+        if self._num_logits > MOST_LOGITS:
+            self._predict()
+
+    def _predict(self) -> None:
+        if self._logits:
+            self._predicted.append(torch.cat(self._logits).argmax(1))
+        self._logits.clear()
+        self._num_logits = 0
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps: plain numbers."""
@@ -79,29 +98,36 @@ class Diagnostics:
         """Step by step, in order, so that an interrupted training adds up the same numbers in the same order."""
         if not self._noted:
             return
-        predictions = torch.cat([predicted for predicted, _ in self._noted]).cpu().numpy()
+        self._predict()
+        predictions = torch.cat(self._predicted).cpu().numpy()
         start = 0
-        for predicted, step in self._noted:
-            own = predictions[start : start + len(predicted)]
-            start += len(predicted)
-            hit = sum(float((weight * (own == labels)).sum()) for labels, weight in step.targets)
-            self.missed += len(own) - hit
-            self.examples += len(own)
+        for labels, targets, lam, partner_labels in self._noted:
+            predicted = predictions[start : start + len(labels)]
+            start += len(labels)
+            self.missed += len(labels) - sum(_hits(predicted, *target) for target in targets)
+            self.examples += len(labels)
             self.batches += 1
-            if step.lam is not None and step.partner_labels is not None:
+            if lam is not None and partner_labels is not None:
                 self.mixed += 1
-                self._count_lam(step.lam)
-                self.equal += int((step.partner_labels == step.labels).sum())
-                self.pairs += step.partner_labels.size
+                self._count_lam(lam)
+                self.equal += int(np.count_nonzero(partner_labels == labels))
+                self.pairs += partner_labels.size
         self._noted.clear()
+        self._predicted.clear()
 
-    def _count_lam(self, lam: float | NDArray[np.float64]) -> None:
+    def _count_lam(self, lam: Lam) -> None:
         if isinstance(lam, float):
             self.lam[min(int(lam * LAM_BINS), LAM_BINS - 1)] += 1
             self.lam_sum += lam
         else:
             self.lam += np.bincount(np.minimum((lam * LAM_BINS).astype(np.int64), LAM_BINS - 1), minlength=LAM_BINS)
             self.lam_sum += float(lam.sum())
+
+
+def _hits(predicted: Labels, labels: Labels, weight: Lam) -> float:
+    """The weight of the labels that were predicted, all (B,)."""
+    hit = predicted == labels
+    return weight * int(np.count_nonzero(hit)) if isinstance(weight, float) else float(weight[hit].sum())
 
 
 @torch.inference_mode()

@@ -213,7 +213,21 @@ def test_a_note_does_not_keep_the_graph():
     found = replace(step([0, 1], [[0, 0]], [1.0]), logits=logits, loss=logits.sum())
     diagnostics = Diagnostics()
     diagnostics.note(found)
-    predicted, kept = diagnostics._noted[0]
-    assert not predicted.requires_grad
-    assert kept.loss is predicted
-    assert kept.logits is predicted
+    kept = [diagnostics._logits[0], *(part for part in diagnostics._noted[0] if isinstance(part, torch.Tensor))]
+    assert not any(tensor.requires_grad for tensor in kept)
+
+
+def test_many_classes_are_not_kept(monkeypatch):
+    """Counted the same whether predictions are found at once or a few steps at a time."""
+    monkeypatch.setattr("bench.training.diagnostics.MOST_LOGITS", 6)
+    few, many = Diagnostics(), Diagnostics()
+    for number in range(5):
+        found = step([number % 3, 1], [[0, 1], [1, 1]], [0.4, 0.6], lam=0.4, partners=np.array([[1, 1]]))
+        few.note(found)
+        assert len(few._logits) < 2
+        monkeypatch.setattr("bench.training.diagnostics.MOST_LOGITS", 2**20)
+        many.note(found)
+        monkeypatch.setattr("bench.training.diagnostics.MOST_LOGITS", 6)
+    assert len(many._logits) == 5
+    assert few.train_error_mixed() == many.train_error_mixed()
+    assert few.summary() == many.summary()

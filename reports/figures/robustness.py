@@ -158,10 +158,10 @@ def attacks(results: Results, _comparisons: Sequence[Comparison]) -> Drawing | N
             own = {arm: curves[cell, arm, *kind] for arm in drawn.arms if (cell, arm, *kind) in curves}
             draw_curves(axes, own, drawn, markers=True)
             axes.set_xlim(0, 1.04 * largest[kind])
-            axes.set_ylim(bottom=0)
             if size_in_inches(axes)[0] < 1.5:
                 axes.set_xticks(np.linspace(0, largest[kind], 3))
             axes.xaxis.set_major_formatter("{x:g}")
+        row[0].set_ylim(bottom=0)  # once every panel that shares the scale is drawn: it ends what they adapt to
     examples = results.attacks["num_examples"].dropna()
     counted = f"{examples.min():,.0f}" + (f" to {examples.max():,.0f}" if examples.min() < examples.max() else "")
     transferred = (

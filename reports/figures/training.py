@@ -44,8 +44,9 @@ def training_errors(results: Results, _comparisons: Sequence[Comparison]) -> Dra
             own = {arm: curves[cell, arm] for arm in drawn.arms if (cell, arm) in curves}
             draw_curves(row[column], own, drawn)
             row[column].set_xlim(left=0)
-            row[column].set_ylim(bottom=0)
             row[column].xaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 5, 10], integer=True))
+    for row in axes_of:
+        row[0].set_ylim(bottom=0)  # once every panel that shares the scale is drawn: it ends what they adapt to
     caption = (
         "Error after each epoch. Left: on the epoch's own training batches, mixed and augmented as they were trained "
         "on, one minus the weight of the labels that were predicted. A method that mixes stays high there without "

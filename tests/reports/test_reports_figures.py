@@ -579,3 +579,18 @@ def test_a_long_name_in_the_forest_plot_stays_left_of_the_panel(many_arms: World
     assert axes.get_window_extent().width > 2 * drawing.figure.dpi
     rows = sorted(boxes, key=lambda box: -box.y0)
     assert all(above.y0 >= below.y1 - 1 for above, below in itertools.pairwise(rows))
+
+
+def test_no_line_leaves_its_panel(full_world: World, many_arms: World) -> None:
+    """Panels that share a scale have room for all of them, not for the first alone."""
+    for world in (full_world, many_arms):
+        drawings = draw(world)
+        for name in ("attacks", "training_errors", "corruption_severity", "in_between"):
+            for axes in drawings[name].figure.axes:
+                low, high = axes.get_ylim()
+                assert low == 0
+                for line in axes.lines:
+                    assert np.nanmax(np.asarray(line.get_ydata(), dtype=float)) <= high, (
+                        name,
+                        axes.get_title(loc="left"),
+                    )

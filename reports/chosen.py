@@ -40,10 +40,10 @@ VALUES = ("val", "val_nll", "test")
 
 @dataclass(frozen=True)
 class Family:
-    """name: what the labels of its arms have in common."""
+    """name: its arm's label, or of several arms what is swept.  arms: by label, what tells it from the others."""
 
     name: str
-    arms: tuple[str, ...]
+    arms: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -169,7 +169,8 @@ def chosen_on_validation(results: Results) -> Selection | None:
     plan = results.plan
     val_metric, test_metric = COUNTED.get(plan.suite.report.metric, COUNTED["test_error_last"])
     trials = selection_frame(results, val_metric, test_metric)
-    families = families_of(plan.suite.families)
+    options = {method.label: method.model_dump() for method in plan.suite.methods}
+    families = [family_of({arm: options[arm] for arm in arms}) for arms in plan.suite.families]
     made = choices(trials, tasks=tasks_of(plan), families=families)
     open_tasks = {each.task for each in made if each.is_open and each.seeds}
     tasks = [task for task in tasks_of(plan) if task.label in open_tasks]
@@ -209,9 +210,9 @@ def choices(trials: pd.DataFrame, *, tasks: Sequence[Task], families: Sequence[F
     for task in tasks:
         for family in families:
             candidates = [
-                Candidate(cell, arm, _candidate_name(arm, family, recipe))
+                Candidate(cell, arm, ", ".join(filter(None, [own, recipe])))
                 for cell, recipe in task.recipes.items()
-                for arm in family.arms
+                for arm, own in family.arms.items()
                 if (cell, arm) in conditions
             ]
             if candidates:
@@ -280,19 +281,40 @@ def selection_frame(results: Results, val_metric: str, test_metric: str) -> pd.D
     return trials.merge(nlls[[*NAME_COLUMNS, "val_nll"]], on=NAME_COLUMNS, how="left")
 
 
-def families_of(entries: Sequence[Sequence[str]]) -> list[Family]:
-    """entries: the labels of each entry's arms. Names are distinct: where two would be one, they list what is swept."""
-    found = []
-    for arms in entries:
-        first, *others = [arm.split() for arm in arms]
-        found.append(Family(" ".join(part for part in first if all(part in other for other in others)), tuple(arms)))
-    taken = Counter(family.name for family in found)
-    return [
-        Family(f"{each.name} ({', '.join(_own_parts(arm, each) for arm in each.arms)})", each.arms)
-        if taken[each.name] > 1
-        else each
-        for each in found
-    ]
+def family_of(options: Mapping[str, Mapping[str, object]]) -> Family:
+    """The family of one entry's arms.  options: of each arm, by label, which names those that are not at their default.
+
+    Names are distinct, since no arm is in two entries: "mixup alpha=1", "mixup alpha: 0.1 to 32",
+    "mixup alpha=1 partner: permutation, neighbours".
+    """
+    said = {arm: dict(part.split("=", maxsplit=1) for part in arm.split()[1:]) for arm in options}
+    keys = dict.fromkeys(key for own in said.values() for key in own)
+    values = {
+        arm: {key: own[key] if key in own else _unsaid(options[arm][key]) for key in keys} for arm, own in said.items()
+    }
+    swept = {key: list(dict.fromkeys(own[key] for own in values.values())) for key in keys}
+    swept = {key: each for key, each in swept.items() if len(each) > 1}
+    first, *_ = options
+    fixed = " ".join(part for part in first.split() if part.split("=")[0] not in swept)
+    spans = ", ".join(f"{key}: {_span(each)}" for key, each in swept.items())
+    arms = {arm: " ".join(f"{key}={own[key]}" for key in swept) for arm, own in values.items()}
+    return Family(f"{fixed} {spans}".rstrip(), arms)
+
+
+def _unsaid(value: object) -> str:
+    """The value of an option that the label leaves out."""
+    return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _span(values: Sequence[str]) -> str:
+    """Up to three values; of more numbers the least and the largest, of more texts the first two and the last."""
+    if len(values) <= 3:
+        return ", ".join(values)
+    try:
+        ordered = sorted(values, key=float)
+    except ValueError:
+        return f"{values[0]}, {values[1]}, ... {values[-1]}"
+    return f"{ordered[0]} to {ordered[-1]}"
 
 
 def tasks_of(plan: Plan) -> list[Task]:
@@ -322,13 +344,3 @@ def _split_labels(cells: Sequence[str]) -> tuple[str, list[str]]:
         common += 1
     own = [", ".join(each[common:]) or cell for each, cell in zip(parts, cells, strict=True)]
     return ", ".join(parts[0][:common]), own
-
-
-def _candidate_name(arm: str, family: Family, recipe: str) -> str:
-    own = _own_parts(arm, family) if len(family.arms) > 1 else ""
-    return ", ".join(filter(None, [own, recipe]))
-
-
-def _own_parts(arm: str, family: Family) -> str:
-    """What an arm's label has beside its family's name; all of it where that is nothing."""
-    return " ".join(part for part in arm.split() if part not in family.name.split()) or arm

@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
+from reports import wording
 from reports.chosen import Choice, Selection
-from reports.formats import NOTHING, count
+from reports.formats import NOTHING, count, listed
 from reports.measures import Measure, measure
 from reports.statistics import TOO_FEW_PAIRS, Judgement
 from reports.tables import Table, difference_cells, judged_cells, mean_and_sd, spread_of
@@ -71,7 +72,7 @@ def comparisons_table(selection: Selection) -> Table:
             if each.cell == task.label and not selection.has_recipes:
                 groups.setdefault(task.label, []).append((arm_name(each.arm), *_comparison(each, figure)))
             elif each.cell == task.label:
-                rows = groups.setdefault(f"{arm_name(each.arm)}, {task.label}", [])
+                rows = groups.setdefault(f"{task.label}: {arm_name(each.arm)}", [])
                 rows.append(("each its own best", *_comparison(each, figure)))
                 for own in selection.one_recipe:
                     if own.arm == each.arm and own.cell in task.recipes:
@@ -113,10 +114,88 @@ def paragraphs(selection: Selection) -> Iterator[str]:
             "under one and the same recipe, and again with each of the two under the recipe that validation chooses "
             "for it."
         )
+    if outcome(selection):
+        yield outcome(selection)
+
+
+def answers(selection: Selection) -> list[tuple[str, str]]:
+    """(verdict, sentence) for every family that had several candidates in a task, against the baseline's chosen."""
+    made = {(each.task, each.family): each for each in selection.choices}
+    recipes = {task.label: task.recipes for task in selection.tasks}
+    figure, aside = measure(selection.test_metric), "chosen on each seed's validation images"
+    found = []
+    for judged in selection.comparisons:
+        choice = made[judged.cell, judged.arm]
+        if choice.is_open:
+            text = wording.sentence(judged, figure, baseline=selection.baseline, aside=aside)
+            start = "each under its own best recipe, " if len(recipes[judged.cell]) > 1 else ""
+            parts = [text, *_one_recipe(selection, judged, recipes[judged.cell]), *_price(choice, selection)]
+            found.append((judged.verdict, f"{judged.cell}: {start}{'; '.join(parts)}."))
+    return found
+
+
+def outcome(selection: Selection) -> str:
+    """The verdicts on what was chosen, in one sentence; "" where there is none yet."""
     verdicts = [each.verdict for each in selection.comparisons]
-    if set(verdicts) - {TOO_FEW_PAIRS}:
-        start = "With each under its own best recipe" if recipes else "With what validation chose"
-        yield f"{start}, of {count(len(verdicts), 'comparison')}: {tally(verdicts, reference=reference)}."
+    if not set(verdicts) - {TOO_FEW_PAIRS}:
+        return ""
+    start = "With each under its own best recipe" if selection.has_recipes else "With what validation chose"
+    reference = arm_name(selection.baseline)
+    text = f"{start}, of {count(len(verdicts), 'comparison')}: {tally(verdicts, reference=reference)}."
+    if not selection.has_recipes:
+        return text
+    others = sum(
+        bool(_other_verdicts(selection, own, task.recipes))
+        for task in selection.tasks
+        for own in selection.comparisons
+        if own.cell == task.label
+    )
+    if others == 0:
+        return f"{text} No recipe gives another verdict when both are under it."
+    return f"{text} For {others} of {len(verdicts)}, some recipe gives another verdict when both are under it."
+
+
+def _one_recipe(selection: Selection, own: Judgement, recipes: Mapping[str, str]) -> Iterator[str]:
+    """Whether the verdict under each own best recipe would be the same with both under one."""
+    if len(recipes) == 1:
+        return
+    others = _other_verdicts(selection, own, recipes)
+    if others:
+        parts = (f"{verdict} with {listed(names, most=2, separator=' or ')}" for verdict, names in others.items())
+        number = sum(map(len, others.values()))
+        yield f"with both under one recipe, another verdict in {number} of {len(recipes)}: {', '.join(parts)}"
+    else:
+        yield f"the same verdict with both under one recipe, whichever of the {len(recipes)}"
+
+
+def _other_verdicts(selection: Selection, own: Judgement, recipes: Mapping[str, str]) -> dict[str, list[str]]:
+    """By verdict that is not that of each under its own best recipe, the recipes that give it to both."""
+    others: dict[str, list[str]] = {}
+    for each in selection.one_recipe:
+        if each.arm == own.arm and each.cell in recipes and each.verdict != own.verdict:
+            others.setdefault(each.verdict, []).append(recipes[each.cell])
+    return others
+
+
+def _price(choice: Choice, selection: Selection) -> Iterator[str]:
+    """What choosing cost against the oracle's candidate, and how many do as well as that one."""
+    if choice.oracle is None:
+        return
+    figure = measure(selection.test_metric)
+    difference, interval = difference_cells(choice.cost.mean, choice.cost.low, choice.cost.high, figure)
+    within = "" if interval == NOTHING else f" {interval}"
+    yield f"choosing cost {difference} {figure.points}{within} against the {_what(choice)} that is best on test"
+    if choice.as_good is not None:
+        number, verb = choice.as_good or "none", "are" if choice.as_good > 1 else "is"
+        others = count(len(choice.candidates) - 1, "other")
+        yield f"{number} of {others} {verb} as good as far as these seeds tell"
+
+
+def _what(choice: Choice) -> str:
+    """The one option that its candidates differ in, such as "alpha"; else "candidate"."""
+    parts = [candidate.name.replace(", ", " ").split() for candidate in choice.candidates]
+    keys = {part.partition("=")[0] for own in parts for part in own}
+    return keys.pop() if len(keys) == 1 and all(len(own) == 1 for own in parts) else "candidate"
 
 
 def _counts(choice: Choice) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 
 from bench.plan.power import SIGNIFICANCE_LEVEL
 
@@ -60,6 +61,12 @@ def duration(seconds: float) -> str:
 def count(n: int, noun: str) -> str:
     """Such as "1 seed" or "6 seeds"."""
     return f"{n:,} {noun}{'' if n == 1 else 's'}"
+
+
+def listed(texts: Sequence[str], *, most: int, separator: str = ", ") -> str:
+    """The first of them and how many there are besides, such as "a, b and 3 more"."""
+    named = separator.join(texts[:most])
+    return named if len(texts) <= most else f"{named} and {len(texts) - most:,} more"
 
 
 def roughly(n: int, noun: str) -> str:

@@ -9,9 +9,10 @@ import jinja2
 import pandas as pd
 
 from bench.plan.trial import NUMERICS_VERSION
-from reports import tables, wording
+from reports import chosen_tables, tables, wording
+from reports.chosen import chosen_on_validation
 from reports.figures import Drawing
-from reports.formats import count, percent, typographic
+from reports.formats import count, listed, percent, typographic
 from reports.load import Results
 from reports.measures import measure
 from reports.secondary import Secondary
@@ -20,6 +21,12 @@ from reports.statistics import Comparison, compare, pairs_of
 from reports.tables import Table
 
 RUN_FACTS = {"hardware": "hardware", "device": "device", "threads": "threads per trial", "host": "machine"}
+
+MOST_ANSWERS = 12
+"""With more methods chosen on validation the answer is their tally."""
+
+MOST_NAMED = 5
+"""A caution names so many, and counts the others."""
 
 
 def page(
@@ -52,6 +59,7 @@ def page(
         metric_phrase=wording.sentence_case(metric.phrase),
         summary=wording.summary(comparisons, baseline=plan.baseline),
         verdicts=_verdicts(results, comparisons),
+        chosen=_chosen(results),
         doubts=wording.doubt_notes(comparisons),
         cautions=[*_cautions(results, comparisons), *_changed_by_selection(results, comparisons)],
         num_comparisons=len(comparisons),
@@ -81,6 +89,22 @@ def _verdicts(results: Results, comparisons: Sequence[Comparison]) -> dict[str, 
     return by_cell
 
 
+def _chosen(results: Results) -> dict[str, object] | None:
+    """(verdict, sentence) of what was chosen on validation; of more than a page can answer with, the tally alone."""
+    selection = chosen_on_validation(results)
+    found = chosen_tables.answers(selection) if selection else []
+    if selection and len(found) > MOST_ANSWERS:
+        found = [("", text) for text in (chosen_tables.outcome(selection),) if text]
+    if selection is None or not found:
+        return None
+    val, test = measure(selection.val_metric), measure(selection.test_metric)
+    note = (
+        f"Here the {val.phrase} chooses, the {test.phrase} counts, and p is adjusted over the comparisons of what was "
+        "chosen. Test images have no part in the choice."
+    )
+    return {"answers": found, "note": note}
+
+
 def _changed_by_selection(results: Results, comparisons: Sequence[Comparison]) -> Iterator[str]:
     """Where stopping each arm by validation would change a verdict: a gain may be one that early stopping gives too."""
     plan, selected = results.plan, "test_error_val_selected"
@@ -90,14 +114,15 @@ def _changed_by_selection(results: Results, comparisons: Sequence[Comparison]) -
     trials = results.trials.assign(**{selected: results.column(selected)})
     others = compare(pairs_of(trials, selected, cells=plan.cells, arms=plan.arms, baseline=plan.baseline))
     changed = [
-        f"{wording.arm_name(new.arm)} ({new.cell}) {new.verdict}, {percent(new.difference, 1, signed=True)}"
+        f"{wording.arm_name(new.arm)} ({new.cell}) {new.verdict}, {percent(new.difference, 1, signed=True)} points"
         for old, new in zip(comparisons, others, strict=True)
         if old.verdict != new.verdict
     ]
     if changed:
         yield (
             f"The verdicts go by {measure(plan.suite.report.metric).phrase}. At the epoch that validation selects for "
-            f"each trial, {len(changed)} of {len(comparisons)} would be others: {'; '.join(changed)} points."
+            f"each trial, {len(changed)} of {len(comparisons)} would be others: "
+            f"{listed(changed, most=MOST_NAMED, separator='; ')}."
         )
 
 
@@ -118,8 +143,11 @@ def _cautions(results: Results, comparisons: Sequence[Comparison]) -> Iterator[s
         )
     diverged = results.trials[results.trials["status"] == "diverged"]
     if len(diverged):
-        arms = ", ".join(wording.arm_name(arm) for arm in plan.arms if arm in set(diverged["arm"]))
-        yield f"Some trials of {arms} diverged. They have no error to count, so the seeds that remain flatter it."
+        arms = [wording.arm_name(arm) for arm in plan.arms if arm in set(diverged["arm"])]
+        yield (
+            f"Some trials of {listed(arms, most=MOST_NAMED)} diverged. They have no error to count, so the seeds that "
+            "remain flatter it."
+        )
     mixed = [
         RUN_FACTS.get(fact, fact) for fact, values in results.provenance.items() if len(values) > 1 and fact != "host"
     ]

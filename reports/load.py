@@ -60,8 +60,8 @@ class Results:
     """What a plan's trials have left so far.
 
     trials: one row per planned trial: TRIAL_COLUMNS, COST_COLUMNS, DATA_COLUMNS, then MIXING_COLUMNS and every metric
-        and evaluation metric that any trial has, NaN where a trial has none. alpha is 0 for erm and NaN where a method
-        has none.
+        and evaluation metric that any trial has, NaN where a trial has none. alpha is 0 for plain erm and NaN where a
+        method has none.
     curves: one row per epoch of every finished trial (CURVE_COLUMNS); of an epoch done twice, the last. The errors on
         rightly and wrongly labelled training images are NaN at most epochs.
     lam: one row per bin of the mixing weights that a finished trial drew (LAM_COLUMNS); none for erm.
@@ -216,9 +216,13 @@ def _label_noise(planned: PlannedTrial, folder: TrialFolder) -> LabelNoise | Non
 
 
 def alpha_of(planned: PlannedTrial) -> float:
-    """The method's alpha; 0 for erm, which is mixup at alpha 0, and NaN for a method that draws no lam by alpha."""
+    """The method's alpha; 0 for plain erm, which is mixup at alpha 0, and NaN for one that draws no lam by alpha.
+
+    With companions erm is another method than any mixup: no alpha of a sweep without them stands beside it.
+    """
     method = planned.trial.method
-    alpha = 0.0 if method.name == "erm" else getattr(method, "alpha", None)
+    plain = method.name == "erm" and not method.companions
+    alpha = 0.0 if plain else getattr(method, "alpha", None)
     return float("nan") if alpha is None else float(alpha)
 
 

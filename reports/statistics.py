@@ -136,6 +136,11 @@ class Comparison:
         """Planned pairs of which one half or both did not finish."""
         return self.planned - self.pairs
 
+    @property
+    def pair_mean(self) -> float:
+        """The mean, by the name that it has in a Judgement."""
+        return self.mean
+
 
 @dataclass(frozen=True)
 class Judgement:
@@ -158,6 +163,18 @@ class Judgement:
     p: float
     holm_p: float
     verdict: str
+
+    @property
+    def left_out(self) -> int:
+        """Planned pairs of which one half or both have no result."""
+        return self.planned - self.pairs
+
+    @property
+    def spread(self) -> str:
+        """As in Comparison."""
+        if self.pairs < 2 or not np.isnan(self.low):
+            return ""
+        return "constant" if self.difference else "identical"
 
 
 def pairs_of(

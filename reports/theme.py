@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 from matplotlib import colormaps
 from matplotlib.colors import to_hex
 
@@ -19,8 +20,8 @@ BASELINE = "#6b6b6b"
 BETTER = "#0072b2"
 WORSE = "#d55e00"
 
-OKABE_ITO = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-"""Okabe and Ito's palette without black (ink) and yellow (too pale on white)."""
+HUES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#882255")
+"""Okabe and Ito's palette without black (ink) and yellow (too pale on white); and Tol's wine, darker than all."""
 
 LIGHTEST = 0.8
 """How far up viridis the shades go: its yellow is too pale on white."""
@@ -83,10 +84,18 @@ def styles(names: Sequence[str], *, ordered: bool = False) -> dict[str, Style]:
     ordered: the names are steps of one quantity, and get shades of one scale instead of distinct hues. So do more
     names than there are hues.
     """
-    if (ordered and len(names) > 2) or len(names) > len(OKABE_ITO):
-        shades = [LIGHTEST * index / (len(names) - 1) for index in range(len(names))]
-        colors = [to_hex(colormaps["viridis"](shade)) for shade in shades]
-    else:
-        colors = list(OKABE_ITO[: len(names)])
-    markers = itertools.cycle(MARKERS)
-    return {name: Style(color, next(markers)) for name, color in zip(names, colors, strict=True)}
+    if (ordered and len(names) > 2) or len(names) > len(HUES):
+        return shaded(names)
+    return _styles(names, HUES[: len(names)])
+
+
+def shaded(names: Sequence[str]) -> dict[str, Style]:
+    """A style for each name, from dark to light."""
+    shades = np.linspace(0, LIGHTEST, len(names))
+    return _styles(names, [to_hex(colormaps["viridis"](shade)) for shade in shades])
+
+
+def _styles(names: Sequence[str], colors: Sequence[str]) -> dict[str, Style]:
+    return {
+        name: Style(color, marker) for name, color, marker in zip(names, colors, itertools.cycle(MARKERS), strict=False)
+    }

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from bench.plan.power import SIGNIFICANCE_LEVEL, seeds_needed
 from reports.formats import count, p_equals, p_value, roughly
 from reports.measures import Measure
-from reports.statistics import BETTER, MAX_SEEDS, NO_CLEAR_DIFFERENCE, TOO_FEW_PAIRS, WORSE, Comparison
+from reports.statistics import BETTER, MAX_SEEDS, NO_CLEAR_DIFFERENCE, TOO_FEW_PAIRS, WORSE, Comparison, Judgement
 
 STATUSES = {
     "completed": "finished",
@@ -22,17 +22,22 @@ STATUSES = {
 
 
 def arm_name(arm: str) -> str:
-    """An arm's label as readers know it: erm is an abbreviation."""
-    return "ERM" if arm == "erm" else arm
+    """An arm's label, or a family's name, as readers know it: erm is an abbreviation."""
+    method, *options = arm.split(" ")
+    return " ".join(["ERM" if method == "erm" else method, *options])
 
 
 def sentence_case(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def sentence(comparison: Comparison, measure: Measure, *, baseline: str) -> str:
-    """The verdict on one comparison, without its cell."""
+def sentence(comparison: Comparison | Judgement, measure: Measure, *, baseline: str, aside: str = "") -> str:
+    """The verdict on one comparison, without its cell.
+
+    aside: what to say about the arm right after its name.  Only a Comparison has an outlook and a sign-flip test.
+    """
     arm, reference = arm_name(comparison.arm), arm_name(baseline)
+    arm = f"{arm}, {aside}," if aside else arm
     if comparison.verdict == TOO_FEW_PAIRS:
         text = _too_few(comparison, measure, arm, reference)
     elif comparison.spread:
@@ -40,7 +45,7 @@ def sentence(comparison: Comparison, measure: Measure, *, baseline: str) -> str:
     elif comparison.verdict == NO_CLEAR_DIFFERENCE:
         text = (
             f"no clear difference between {arm} and {reference}, {_both(comparison, measure)}: "
-            f"{_difference(comparison, measure)}, {_evidence(comparison)}; {_outlook(comparison)}"
+            f"{_difference(comparison, measure)}, {_evidence(comparison)}{_outlook(comparison)}"
         )
     else:
         text = (
@@ -107,21 +112,21 @@ def sign_flip_note(comparisons: Sequence[Comparison]) -> str:
     )
 
 
-def _beats(comparison: Comparison) -> str:
+def _beats(comparison: Comparison | Judgement) -> str:
     return "beats" if comparison.verdict == BETTER else "is worse than"
 
 
-def _both(comparison: Comparison, measure: Measure) -> str:
+def _both(comparison: Comparison | Judgement, measure: Measure) -> str:
     """Both halves of the pairs, such as "15.8 % against 20.1 %"."""
     digits = _digits(comparison, measure)
-    return f"{measure.amount(comparison.mean, digits)} against {measure.amount(comparison.baseline_mean, digits)}"
+    return f"{measure.amount(comparison.pair_mean, digits)} against {measure.amount(comparison.baseline_mean, digits)}"
 
 
-def _digits(comparison: Comparison, measure: Measure) -> int:
+def _digits(comparison: Comparison | Judgement, measure: Measure) -> int:
     return measure.digits((comparison.high - comparison.low) / 2)
 
 
-def _difference(comparison: Comparison, measure: Measure) -> str:
+def _difference(comparison: Comparison | Judgement, measure: Measure) -> str:
     """The difference with its interval: its size where the verb has the direction, else signed."""
     digits = _digits(comparison, measure)
     unclear = comparison.verdict == NO_CLEAR_DIFFERENCE
@@ -136,21 +141,23 @@ def _with_points(value: str, measure: Measure) -> str:
     return f"{value} {measure.points}" if measure.points else value
 
 
-def _evidence(comparison: Comparison) -> str:
+def _evidence(comparison: Comparison | Judgement) -> str:
     return f"{p_equals(comparison.holm_p)} (Holm), {count(comparison.pairs, 'seed')}"
 
 
-def _outlook(comparison: Comparison) -> str:
+def _outlook(comparison: Comparison | Judgement) -> str:
+    if not isinstance(comparison, Comparison):
+        return ""
     if comparison.seeds_for_clear_answer is None:
-        return f"too small for {MAX_SEEDS:,} seeds to settle"
+        return f"; too small for {MAX_SEEDS:,} seeds to settle"
     more = comparison.seeds_for_clear_answer - comparison.pairs
-    return f"{roughly(more, 'more seed')} would be needed to settle one of this size"
+    return f"; {roughly(more, 'more seed')} would be needed to settle one of this size"
 
 
-def _without_spread(comparison: Comparison, measure: Measure, arm: str, reference: str) -> str:
+def _without_spread(comparison: Comparison | Judgement, measure: Measure, arm: str, reference: str) -> str:
     n = comparison.pairs
     if comparison.spread == "identical":
-        value = measure.amount(comparison.mean, measure.digits(comparison.sd))
+        value = measure.amount(comparison.pair_mean, measure.digits(0))
         return (
             f"no difference between {arm} and {reference}: the same {measure.title} in each of {count(n, 'pair')}, "
             f"{value} on average"
@@ -163,7 +170,7 @@ def _without_spread(comparison: Comparison, measure: Measure, arm: str, referenc
     )
 
 
-def _too_few(comparison: Comparison, measure: Measure, arm: str, reference: str) -> str:
+def _too_few(comparison: Comparison | Judgement, measure: Measure, arm: str, reference: str) -> str:
     if comparison.pairs == 0:
         return f"{arm} cannot be compared with {reference}: no pair has a result"
     difference = measure.text(comparison.difference, measure.digits(0), signed=True)
@@ -173,15 +180,15 @@ def _too_few(comparison: Comparison, measure: Measure, arm: str, reference: str)
     )
 
 
-def _sign_flip_remark(comparison: Comparison) -> str:
+def _sign_flip_remark(comparison: Comparison | Judgement) -> str:
     """Where the two tests disagree. That one could not agree is said once for the family, by `sign_flip_note`."""
-    if comparison.sign_flip != "disagrees":
+    if not isinstance(comparison, Comparison) or comparison.sign_flip != "disagrees":
         return ""
     remark = "sees a difference" if comparison.verdict == NO_CLEAR_DIFFERENCE else "does not confirm this"
     return f" (the sign-flip test {remark}: {p_equals(comparison.sign_flip_holm_p)})"
 
 
-def _left_out_remark(comparison: Comparison) -> str:
+def _left_out_remark(comparison: Comparison | Judgement) -> str:
     if comparison.pairs == 0 or comparison.left_out == 0:
         return ""
     return f"; {comparison.left_out} of {count(comparison.planned, 'pair')} left out, without a result"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -14,9 +15,11 @@ from matplotlib.patches import Patch
 
 from reports import theme
 from reports.chosen import Choice, chosen_on_validation
+from reports.figures.arms import handle, series_of
 from reports.figures.drawing import Drawing
-from reports.figures.layout import CHARACTER, family_of, grid, handle, panels, size_in_inches
+from reports.figures.layout import CHARACTER, grid, panels, size_in_inches
 from reports.figures.series import curves_by, draw_curve, half_widths, occurring, summarised
+from reports.formats import listed
 from reports.load import Results
 from reports.measures import measure
 from reports.statistics import Comparison
@@ -26,6 +29,12 @@ from reports.wording import arm_name, sentence_case
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
+FEW_ARMS = 3
+"""So few arms with an alpha stand on one axis even where no two of them are a sweep."""
+
+MOST_NAMED = 5
+"""A caption names so many of what is left out, and counts the others."""
+
 HATCHES = ("", "////", "....", "xxxx")
 """Of the bars of several families, in turn: on grey paper their colours alone would not do."""
 
@@ -34,20 +43,20 @@ def error_against_alpha(results: Results, _comparisons: Sequence[Comparison]) ->
     """The error at each alpha, with the baseline as a band."""
     plan, figure_of = results.plan, measure(results.plan.suite.report.metric)
     trials = results.trials.assign(error=figure_of.scale * results.column(figure_of.name))
-    swept = trials[(trials["arm"] != plan.baseline) & trials["alpha"].notna()]
+    series = _series_with_alpha(results)
+    swept = trials[trials["arm"].isin(series)]
     finished = trials[trials["error"].notna()]
     cells = occurring(occurring(plan.cells, swept["cell"]), finished["cell"])
-    if swept["alpha"].nunique() < 2 or not cells:
+    if not cells:
         return None
-    families = {arm: family_of(arm) for arm in occurring(plan.arms, swept["arm"])}
-    finished = finished.assign(family=finished["arm"].map(families))
-    styles = theme.styles(list(dict.fromkeys(families.values())))
+    finished = finished.assign(series=finished["arm"].map(series))
+    styles = theme.styles(list(dict.fromkeys(series.values())))
     baseline_x, positions = _alpha_positions(sorted(swept["alpha"].unique()))
     reference = arm_name(plan.baseline)
     handles = [
         Line2D([], [], color=theme.BASELINE, linestyle="--", label=f"{reference}: mean of seeds"),
         Patch(color=theme.FAINT, label=f"{reference}: 95 % interval"),
-        *(handle(style, f"{name}: mean, 95 % interval") for name, style in styles.items()),
+        *(handle(style, f"{arm_name(name)}: mean, 95 % interval") for name, style in styles.items()),
         Line2D([], [], color=theme.INK, marker="o", markersize=2.5, linestyle="", alpha=0.4, label="one seed"),
     ]
     figure, axes_of = panels(cells, height=1.75, handles=handles, x="alpha (log scale)", y=figure_of.label)
@@ -55,28 +64,41 @@ def error_against_alpha(results: Results, _comparisons: Sequence[Comparison]) ->
         own = finished[finished["cell"] == cell]
         _draw_band(axes, own.loc[own["arm"] == plan.baseline, "error"], x=baseline_x)
         for index, (name, style) in enumerate(styles.items()):
-            shift = 0.16 * (index - (len(styles) - 1) / 2)  # families at the same alpha stand side by side
-            _draw_sweep(axes, own[own["family"] == name], positions, style=style, shift=shift)
+            shift = 0.16 * (index - (len(styles) - 1) / 2)  # series at the same alpha stand side by side
+            _draw_sweep(axes, own[own["series"] == name], positions, style=style, shift=shift)
         _thin_ticks(axes, {baseline_x: reference.split()[0]} | {x: f"{alpha:g}" for alpha, x in positions.items()})
         axes.set_xlim(baseline_x - 0.5, max(positions.values()) + 0.5)
-    without = [arm_name(arm) for arm in plan.arms if arm != plan.baseline and arm not in families]
+    without = [arm_name(arm) for arm in plan.arms if arm != plan.baseline and arm not in series]
     caption = (
         f"{sentence_case(figure_of.phrase)} at each alpha; the dashed line and band are {reference}. Below the band is "
         f"better. Bars and band are 95 % t intervals of each mean by itself. Seeds are paired, so a difference can be "
         f"clear although bar and band overlap: verdicts come from the paired differences. Scales differ between panels."
-        + (f" Not shown, having no alpha: {', '.join(without)}." if without else "")
+        + (f" Not shown, having no alpha or only one: {listed(without, most=MOST_NAMED)}." if without else "")
     )
     title = f"{sentence_case(figure_of.title)} against alpha"
     alt = f"{title} in {len(cells)} panels, with {reference} as a horizontal band."
-    shown = finished[
-        finished["cell"].isin(cells) & (finished["arm"].isin(families) | (finished["arm"] == plan.baseline))
-    ]
+    shown = finished[finished["cell"].isin(cells) & (finished["arm"].isin(series) | (finished["arm"] == plan.baseline))]
     data = summarised(
         results.trials.loc[shown.index].assign(value=results.column(figure_of.name)),
         "value",
         by=["cell", "arm", "alpha"],
     )
     return Drawing(figure, title, caption, alt, data)
+
+
+def _series_with_alpha(results: Results) -> dict[str, str]:
+    """By arm, the series that it is drawn in: the arms that differ in alpha alone, where there are at least two.
+
+    Plain erm is alpha 0 of all of them. Where no arms are such a series, every arm that has an alpha, if they are few.
+    """
+    plan = results.plan
+    alphas = results.trials.groupby("arm")["alpha"].first().dropna()
+    series = {arm: series_of(arm) for arm in plan.arms if arm != plan.baseline and arm in alphas}
+    sizes = Counter(series.values())
+    if max(sizes.values(), default=0) > 1:
+        return {arm: name for arm, name in series.items() if sizes[name] > 1 or alphas[arm] == 0}
+    few = len(series) <= FEW_ARMS and len({alphas[arm] for arm in series}) > 1
+    return series if few else {}
 
 
 def chosen(results: Results, _comparisons: Sequence[Comparison]) -> Drawing | None:
@@ -89,17 +111,19 @@ def chosen(results: Results, _comparisons: Sequence[Comparison]) -> Drawing | No
     sweeps = pd.concat([_sweep(each, alphas) for each in swept])
     baseline = pd.concat([_sweep(each, alphas) for each in selection.choices if each.family == selection.baseline])
     baseline = baseline[baseline["arm"] == plan.baseline]
-    cells = occurring(plan.cells, sweeps["cell"])
+    candidates = occurring(plan.cells, sweeps["cell"])
+    oracles = {(each.family, each.candidates[each.oracle]) for each in swept if each.oracle is not None}
+    taken = {*sweeps.loc[sweeps["chosen"] > 0, "cell"], *(candidate.cell for _, candidate in oracles)}
+    cells = [cell for cell in candidates if cell in taken]
     names = list(dict.fromkeys(each.family for each in swept))
     styles = theme.styles(names)
     _, positions = _alpha_positions(sorted(sweeps["alpha"].unique()))
     by = ["task", "cell", "family", "alpha"]
     points = {name: summarised(sweeps, name, by=by, most=1.0) for name in ("test", "validation")}
     share = summarised(sweeps, "chosen", by=by)
-    oracles = {(each.family, each.candidates[each.oracle]) for each in swept if each.oracle is not None}
     reference = arm_name(plan.baseline)
     handles = [
-        *(handle(style, name) for name, style in styles.items()),
+        *(handle(style, arm_name(name)) for name, style in styles.items()),
         Line2D([], [], color=theme.INK, marker="o", markersize=9, markerfacecolor="none", linestyle="", label="oracle"),
         *([Line2D([], [], color=theme.BASELINE, linestyle="--", label=reference)] if len(baseline) else []),
     ]
@@ -131,6 +155,12 @@ def chosen(results: Results, _comparisons: Sequence[Comparison]) -> Drawing | No
     )
     if selection.has_recipes:
         caption += " Cells that differ in the recipe alone compete: their bars add up to 100 % together."
+    left_out = [cell for cell in candidates if cell not in taken]
+    if left_out:
+        caption += (
+            f" Left out, because no seed's choice and no oracle lies there: {listed(left_out, most=MOST_NAMED)}; the "
+            "CSV has all."
+        )
     title = "Alpha chosen on validation"
     alt = f"Test error, validation error and share of seeds against alpha, in {len(cells)} rows."
     data = points["test"].merge(points["validation"], on=[*by, "n"], how="outer", suffixes=("_test", "_validation"))
@@ -213,7 +243,7 @@ def _mean_and_band(axes: Axes, errors: pd.Series[float]) -> None:
 def _draw_sweep(
     axes: Axes, trials: pd.DataFrame, positions: Mapping[float, float], *, style: Style, shift: float
 ) -> None:
-    """One family of arms: mean and interval at each alpha, the single seeds faintly beside them."""
+    """One series of arms: mean and interval at each alpha, the single seeds faintly beside them."""
     summary = trials.groupby("alpha")["error"].agg(["mean", "std", "count"])
     x = summary.index.map(positions).to_numpy() + shift
     mean = summary["mean"].to_numpy()

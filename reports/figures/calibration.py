@@ -9,9 +9,10 @@ import numpy as np
 import pandas as pd
 
 from reports import theme
+from reports.figures.arms import drawn_arms, line
 from reports.figures.drawing import Drawing
-from reports.figures.layout import arm_handles, arm_styles, line, panels
-from reports.figures.series import baseline_last, occurring
+from reports.figures.layout import panels
+from reports.figures.series import occurring
 from reports.load import Results
 from reports.statistics import Comparison
 
@@ -33,10 +34,10 @@ def reliability(results: Results, _comparisons: Sequence[Comparison]) -> Drawing
     shown = [(cell, stage) for cell in cells for stage in stages]
     titles = [f"{cell}\n{STAGES[stage]}" if len(stages) > 1 else cell for cell, stage in shown]
     columns = None if len(stages) == 1 else 2 if len(cells) == 1 else 4
-    styles, arms = arm_styles(results), occurring(plan.arms, pooled["arm"])
+    drawn = drawn_arms(results, pooled["arm"])
     figure, axes_of = panels(
         titles,
-        handles=arm_handles(arms, styles, marked=True),
+        handles=drawn.handles(marked=True),
         columns=columns,
         strip=0.4,
         x="confidence (%)",
@@ -46,16 +47,14 @@ def reliability(results: Results, _comparisons: Sequence[Comparison]) -> Drawing
     largest_share = 10 * math.ceil(10 * pooled["share"].max())
     for place, axes, strip in zip(shown, axes_of[: len(shown)], axes_of[len(shown) :], strict=True):
         axes.plot([0, 100], [0, 100], color=theme.INK, linewidth=0.6, linestyle=":")
-        for arm in baseline_last(arms, plan.baseline):
+        for arm in drawn.in_drawing_order:
             if (*place, arm) not in conditions:
                 continue
-            own = conditions[*place, arm]
-            drawn = own[own["count"] >= MIN_BIN_COUNT]
-            axes.plot(
-                100 * drawn["confidence"], 100 * drawn["accuracy"], markersize=3, clip_on=False, **line(styles[arm])
-            )
+            own, style = conditions[*place, arm], drawn.styles[arm]
+            full = own[own["count"] >= MIN_BIN_COUNT]
+            axes.plot(100 * full["confidence"], 100 * full["accuracy"], markersize=3, clip_on=False, **line(style))
             edges = 100 * np.append(own["lower"], own["upper"].iloc[-1])
-            strip.stairs(100 * own["share"], edges, color=styles[arm].color, linestyle=styles[arm].linestyle)
+            strip.stairs(100 * own["share"], edges, color=style.color, linestyle=style.linestyle)
         axes.set(xlim=(0, 100), ylim=(0, 100), xticks=range(0, 101, 25), yticks=range(0, 101, 25))
         axes.tick_params(labelbottom=False)
         axes.grid(axis="x")
@@ -73,7 +72,7 @@ def reliability(results: Results, _comparisons: Sequence[Comparison]) -> Drawing
         "How often the predicted class is right, against how sure the network says it is: test set, final weights. On "
         "the dotted line confidence is honest; below it the network is overconfident, above it too modest. Below each "
         "panel: the share of test images in each bin. 15 equal-width bins, pooled over seeds; points of fewer than "
-        f"{MIN_BIN_COUNT} pooled images are left out.{fitted}"
+        f"{MIN_BIN_COUNT} pooled images are left out.{fitted}{drawn.note}"
     )
     alt = f"Reliability diagrams in {len(shown)} panels: accuracy against confidence for each method."
     return Drawing(figure, "Reliability", caption, alt, pooled)

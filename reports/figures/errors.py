@@ -13,9 +13,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from reports import theme
+from reports.figures.arms import drawn_arms
 from reports.figures.drawing import Drawing
-from reports.figures.layout import CHARACTER, arm_handles, arm_styles, panels
-from reports.figures.series import baseline_last, curves_by, draw_curve, occurring, summarised
+from reports.figures.layout import panels, text_width, wrapped
+from reports.figures.series import curves_by, draw_curves, occurring, summarised
 from reports.formats import typographic
 from reports.load import Results
 from reports.measures import Measure, measure
@@ -24,6 +25,10 @@ from reports.wording import arm_name
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+
+WIDEST_LABEL = 2.6
+"""Inches; a longer name of a method has several lines in the forest plot."""
 
 
 def forest(results: Results, comparisons: Sequence[Comparison]) -> Drawing | None:
@@ -35,19 +40,22 @@ def forest(results: Results, comparisons: Sequence[Comparison]) -> Drawing | Non
     for cell in results.plan.cells:
         of_cell = [each for each in shown if each.cell == cell]
         rows += [cell, *of_cell] if of_cell else []
-    labels = [row if isinstance(row, str) else arm_name(row.arm) for row in rows]
-    left = min(3.4, 0.3 + 1.12 * CHARACTER * max(len(label) for label in labels))
+    size = theme.RC["font.size"]
+    labels = [[row] if isinstance(row, str) else wrapped(arm_name(row.arm), size, width=WIDEST_LABEL) for row in rows]
+    left = 0.35 + min(WIDEST_LABEL, max(text_width(part, size) for label in labels for part in label))
     figure_of = measure(results.plan.suite.report.metric)
     scale = figure_of.scale
     right, top, bottom, row_height = 1.75, 0.3, 0.45, 0.185
-    height = top + bottom + row_height * len(rows)
+    heights = [1 + 0.65 * (len(label) - 1) for label in labels]  # in rows of one line
+    places = np.cumsum(heights) - 0.5 * np.array(heights) - 0.5
+    height = top + bottom + row_height * sum(heights)
     figure = Figure(figsize=(theme.FULL_WIDTH, height))
     plot_width = theme.FULL_WIDTH - left - right
     axes = figure.add_axes(
         (left / theme.FULL_WIDTH, bottom / height, plot_width / theme.FULL_WIDTH, 1 - (top + bottom) / height)
     )
     beside = axes.get_yaxis_transform()
-    for y, row in enumerate(rows):
+    for y, row, label in zip(places.tolist(), rows, labels, strict=True):
         if isinstance(row, str):
             axes.text((0.08 - left) / plot_width, y, row, transform=beside, va="center")
             continue
@@ -56,17 +64,16 @@ def forest(results: Results, comparisons: Sequence[Comparison]) -> Drawing | Non
             axes.plot([scale * row.low, scale * row.high], [y, y], color=color, linewidth=1.4, solid_capstyle="butt")
         face = color if row.verdict in (BETTER, WORSE) else "white"
         axes.plot(scale * row.difference, y, "o", color=color, markerfacecolor=face, markersize=5)
-        axes.text((0.2 - left) / plot_width, y, arm_name(row.arm), transform=beside, va="center")
+        axes.text((0.2 - left) / plot_width, y, "\n".join(label), transform=beside, va="center", linespacing=1.05)
         axes.text(1.04, y, _interval_text(row, figure_of), transform=beside, va="center", fontsize=7.5)
     axes.axvline(0, color=theme.INK, linewidth=0.8)
     axes.set_xlim(_forest_limits(shown, scale))
-    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.set_ylim(sum(heights) - 0.4, -0.6)
     axes.set_yticks([])
     axes.spines["left"].set_visible(False)
     axes.grid(axis="x")
     reference = arm_name(results.plan.baseline)
-    label = figure_of.difference_label.replace(figure_of.title, f"{figure_of.title} from {reference}", 1)
-    axes.set_xlabel(label)
+    axes.set_xlabel(figure_of.difference_label.replace(figure_of.title, f"{figure_of.title} from {reference}", 1))
     axes.text(0, -0.75, "← better   ", ha="right", va="bottom", color=theme.BETTER, clip_on=False)
     axes.text(0, -0.75, "   worse →", ha="left", va="bottom", color=theme.WORSE, clip_on=False)
     caption = (
@@ -90,28 +97,24 @@ def learning_curves(results: Results, _comparisons: Sequence[Comparison]) -> Dra
     cells = occurring(plan.cells, points["cell"])
     if not cells:
         return None
-    styles = arm_styles(results)
-    arms = occurring(plan.arms, points["arm"])
+    drawn = drawn_arms(results, points["arm"])
     by_condition = curves_by(points, ["cell", "arm"], x="epoch", scale=100)
-    figure, axes_of = panels(cells, height=1.75, handles=arm_handles(arms, styles), x="epoch", y="test error (%)")
+    figure, axes_of = panels(cells, height=1.75, handles=drawn.handles(), x="epoch", y="test error (%)")
     for cell, axes in zip(cells, axes_of, strict=True):
         settled: list[NDArray[np.float64]] = []
-        own = {
-            arm: by_condition[cell, arm] for arm in baseline_last(arms, plan.baseline) if (cell, arm) in by_condition
-        }
-        for arm, (epochs, mean, low, high) in own.items():
-            draw_curve(axes, epochs, mean, low, high, style=styles[arm], markers=False)
+        own = {arm: by_condition[cell, arm] for arm in drawn.arms if (cell, arm) in by_condition}
+        draw_curves(axes, own, drawn)
+        for epochs, mean, low, _ in own.values():
             late = epochs > epochs.max() / 2
-            settled += [mean[late], low[late & ~np.isnan(low)]]
+            settled += [mean[late], *([low[late & ~np.isnan(low)]] if drawn.has_bands else [])]
         _focus(axes, np.concatenate(settled))
         axes.set_xlim(0, max(epochs.max() for epochs, *_ in own.values()))
         axes.xaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 5, 10], integer=True))
     caption = (
-        "Test error after each epoch: mean over finished seeds, with the 95 % t interval of each mean. A curve that "
-        "falls and rises again memorises wrong labels. The first half of training may lie above the panel. Scales "
-        "differ between panels."
+        f"Test error after each epoch: {drawn.means}. A curve that falls and rises again memorises wrong labels. The "
+        f"first half of training may lie above the panel. Scales differ between panels.{drawn.note}"
     )
-    alt = f"Learning curves of {len(arms)} methods in {len(cells)} panels: test error per epoch."
+    alt = f"Learning curves of {len(drawn.arms)} methods in {len(cells)} panels: test error per epoch."
     return Drawing(figure, "Learning curves", caption, alt, points)
 
 

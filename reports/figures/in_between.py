@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from reports.figures.arms import drawn_arms
 from reports.figures.drawing import Drawing
-from reports.figures.layout import arm_handles, arm_styles, grid
-from reports.figures.series import baseline_last, curves_by, draw_curve, occurring, summarised
+from reports.figures.layout import grid
+from reports.figures.series import curves_by, draw_curves, occurring, summarised
 from reports.load import Results
 from reports.statistics import Comparison
 
@@ -22,25 +23,22 @@ def in_between(results: Results, _comparisons: Sequence[Comparison]) -> Drawing 
     cells = occurring(plan.cells, points["miss"]["cell"])
     if not cells:
         return None
-    styles, arms = arm_styles(results), occurring(plan.arms, points["miss"]["arm"])
+    drawn = drawn_arms(results, points["miss"]["arm"])
     labels = [label for label, _, _ in PARTS.values()]
-    handles = arm_handles(arms, styles)
-    figure, axes_of = grid(cells, ["", ""], x="lam", y=labels, height=1.4, handles=handles)
+    figure, axes_of = grid(cells, ["", ""], x="lam", y=labels, height=1.4, handles=drawn.handles())
     for column, (name, (_, scale, _)) in enumerate(PARTS.items()):
         curves = curves_by(points[name], ["cell", "arm"], x="lam", scale=scale)
         for cell, row in zip(cells, axes_of, strict=True):
-            for arm in baseline_last(arms, plan.baseline):
-                if (cell, arm) in curves:
-                    draw_curve(row[column], *curves[cell, arm], style=styles[arm], markers=False)
+            own = {arm: curves[cell, arm] for arm in drawn.arms if (cell, arm) in curves}
+            draw_curves(row[column], own, drawn)
             row[column].set_xlim(0, 1)
             row[column].set_ylim(bottom=0)
     num_pairs = results.in_between["num_pairs"].max()
     caption = (
         f"At points lam * x_i + (1 - lam) * x_j between {num_pairs:,.0f} pairs of training images. Left: the share "
         "whose predicted class is neither that of x_i nor that of x_j. Right: the norm of the loss's gradient with "
-        "respect to the pixels. Mean over seeds with the 95 % t interval of each mean, after Figure 2 of Zhang "
-        "et al. (2018)."
+        f"respect to the pixels. After Figure 2 of Zhang et al. (2018): {drawn.means}.{drawn.note}"
     )
-    alt = f"Misses and gradient norms of {len(arms)} methods between training images, in {len(cells)} rows."
+    alt = f"Misses and gradient norms of {len(drawn.arms)} methods between training images, in {len(cells)} rows."
     data = points["miss"].merge(points["gradient_norm"], on=by, suffixes=("_miss", "_gradient_norm"), how="outer")
     return Drawing(figure, "Between training images", caption, alt, data)

@@ -11,9 +11,10 @@ from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.ticker import MaxNLocator
 
+from reports.figures.arms import drawn_arms
 from reports.figures.drawing import Drawing
-from reports.figures.layout import CHARACTER, arm_handles, arm_styles, grid, panels, size_in_inches
-from reports.figures.series import baseline_last, curves_by, draw_curve, occurring, summarised
+from reports.figures.layout import CHARACTER, grid, panels, size_in_inches
+from reports.figures.series import curves_by, draw_curves, occurring, summarised
 from reports.formats import percent
 from reports.load import LabelNoise, Results
 from reports.statistics import Comparison
@@ -93,27 +94,24 @@ def memorisation(results: Results, _comparisons: Sequence[Comparison]) -> Drawin
     cells = occurring(plan.cells, points["train_error_wrong_labels"]["cell"])
     if not cells:
         return None
-    styles, arms = arm_styles(results), occurring(plan.arms, points["train_error_wrong_labels"]["arm"])
-    handles = arm_handles(arms, styles)
-    figure, axes_of = grid(
-        cells, list(MEMORY.values()), x="epoch", y=["training error (%)"], height=1.3, handles=handles
-    )
+    drawn = drawn_arms(results, points["train_error_wrong_labels"]["arm"])
+    titles = list(MEMORY.values())
+    figure, axes_of = grid(cells, titles, x="epoch", y=["training error (%)"], height=1.3, handles=drawn.handles())
     for column, name in enumerate(MEMORY):
         curves_of = curves_by(points[name], ["cell", "arm"], x="epoch", scale=100)
         for cell, row in zip(cells, axes_of, strict=True):
-            for arm in baseline_last(arms, plan.baseline):
-                if (cell, arm) in curves_of:
-                    draw_curve(row[column], *curves_of[cell, arm], style=styles[arm], markers=False)
+            own = {arm: curves_of[cell, arm] for arm in drawn.arms if (cell, arm) in curves_of}
+            draw_curves(row[column], own, drawn)
             row[column].set_xlim(left=0)
             row[column].set_ylim(0, 100)
             row[column].xaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 5, 10], integer=True))
     caption = (
         "Errors on training images, without augmentation. Middle: against the wrong labels as given; where the curve "
         "falls, the network learns them by heart. Right: the share of wrongly labelled images whose true class the "
-        "network does not predict, which is low where it generalises past the wrong labels. Mean over seeds with the "
-        "95 % t interval of each mean, over a sample of each group."
+        "network does not predict, which is low where it generalises past the wrong labels. Over a sample of each "
+        f"group: {drawn.means}.{drawn.note}"
     )
-    alt = f"Training errors of {len(arms)} methods on right and on wrong labels, in {len(cells)} rows."
+    alt = f"Training errors of {len(drawn.arms)} methods on right and on wrong labels, in {len(cells)} rows."
     data = pd.concat([each.assign(figure=name) for name, each in points.items()])[
         ["figure", *by, "mean", "low", "high", "n"]
     ]

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from functools import lru_cache
 
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
+from matplotlib.font_manager import FontProperties
 from matplotlib.patches import Rectangle
+from matplotlib.textpath import text_to_path
 
 from reports import theme
-from reports.load import Results
-from reports.theme import Style
-from reports.wording import arm_name
 
 X_LABEL_HEIGHT = 0.42
 """Inches below a panel that its tick labels and axis label take."""
@@ -36,34 +34,30 @@ COLUMN_TITLE = 0.16
 LEFT, RIGHT = 0.52, 0.12
 """Inches beside a panel: its tick labels and axis label on the left."""
 
+BETWEEN = 0.66
+"""Inches between two panels of which the right one has an axis label."""
 
-def arm_styles(results: Results) -> Mapping[str, Style]:
-    """One style per arm: shades of one scale where the arms are a sweep of alpha and nothing else."""
-    plan = results.plan
-    others = [arm for arm in plan.arms if arm != plan.baseline]
-    swept = results.trials.loc[results.trials["alpha"].notna(), "arm"]
-    ordered = set(others) <= set(swept) and len({family_of(arm) for arm in others}) == 1
-    return {plan.baseline: theme.BASELINE_STYLE, **theme.styles(others, ordered=ordered)}
+LABEL_OFFSET = 0.36
+"""Inches from a panel of a grid to its axis label."""
 
 
-def family_of(arm: str) -> str:
-    """An arm's label without its alpha."""
-    return " ".join(part for part in arm.split() if not part.startswith("alpha="))
+@lru_cache(maxsize=1024)
+def text_width(text: str, size: float) -> float:
+    """Inches that one line of text takes in a figure's font at `size` points."""
+    font = FontProperties(family=theme.RC["font.family"], size=size)
+    return float(text_to_path.get_text_width_height_descent(text, font, ismath=False)[0]) / 72
 
 
-def line(style: Style) -> dict[str, Any]:
-    face = style.face or style.color
-    return {"color": style.color, "marker": style.marker, "markerfacecolor": face, "linestyle": style.linestyle}
-
-
-def handle(style: Style, label: str) -> Line2D:
-    return Line2D([], [], label=label, **line(style))
-
-
-def arm_handles(arms: Sequence[str], styles: Mapping[str, Style], *, marked: bool = False) -> list[Line2D]:
-    """A legend's lines, one per arm.  marked: with the arm's marker."""
-    options = [line(styles[arm]) if marked else line(styles[arm]) | {"marker": ""} for arm in arms]
-    return [Line2D([], [], label=arm_name(arm), **option) for arm, option in zip(arms, options, strict=True)]
+def wrapped(text: str, size: float, *, width: float) -> list[str]:
+    """The text in lines of at most `width` inches, but for a word that is wider by itself."""
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".lstrip()
+        if lines[-1] and text_width(longer, size) > width:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return lines
 
 
 def size_in_inches(axes: Axes) -> tuple[float, float]:
@@ -144,7 +138,7 @@ def grid(
     `ticks_height` inches of them, below the last row only.
     """
     shared_y = len(y) == 1
-    gap = 0.12 if shared_y else LEFT
+    gap = 0.12 if shared_y else BETWEEN
     panel_width = (theme.FULL_WIDTH - LEFT - RIGHT - gap * (len(columns) - 1)) / len(columns)
     heading = 0.26
     below = [ticks_height if row == len(rows) - 1 or not shared_x else 0.06 for row in range(len(rows))]
@@ -166,7 +160,7 @@ def grid(
             axes.set_title(column_title, y=1.0, fontsize=7, pad=3)
             if column == 0 or not shared_y:
                 axes.set_ylabel(y[0 if shared_y else column])
-                axes.yaxis.set_label_coords(-0.36 / panel_width, 0.5)
+                axes.yaxis.set_label_coords(-LABEL_OFFSET / panel_width, 0.5)
             else:
                 axes.sharey(found[row][0])
                 axes.tick_params(labelleft=False)

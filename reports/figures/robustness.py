@@ -9,13 +9,13 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
+from reports.figures.arms import DrawnArms, drawn_arms, line
 from reports.figures.drawing import Drawing
-from reports.figures.layout import arm_handles, arm_styles, grid, line, panels, shade, size_in_inches
-from reports.figures.series import baseline_last, curves_by, draw_curve, occurring, summarised
+from reports.figures.layout import grid, panels, shade, size_in_inches
+from reports.figures.series import curves_by, draw_curves, occurring, summarised
 from reports.load import CLEAN, Results
 from reports.measures import ATTACKS, NORMS, SCORES, SCORES_IN_WORDS
 from reports.statistics import Comparison
-from reports.theme import Style
 
 KINDS: dict[str, tuple[str, ...]] = {
     "noise": ("gaussian_noise", "shot_noise", "impulse_noise"),
@@ -39,7 +39,7 @@ def corruption_kinds(results: Results, _comparisons: Sequence[Comparison]) -> Dr
     if not cells:
         return None
     groups = {group: occurring(kinds, points["kind"]) for group, kinds in KINDS.items()}
-    styles, arms = arm_styles(results), occurring(plan.arms, points["arm"])
+    drawn = drawn_arms(results, points["arm"])
     labels = {kind: kind.replace("_", " ") for kind in points["kind"].unique()}
     figure, axes_of = grid(
         cells,
@@ -47,13 +47,13 @@ def corruption_kinds(results: Results, _comparisons: Sequence[Comparison]) -> Dr
         x="",
         y=["test error (%)"],
         height=1.35,
-        handles=arm_handles(arms, styles, marked=True),
+        handles=drawn.handles(marked=True),
         shared_x=True,
         ticks_height=0.14 + 0.058 * max(map(len, labels.values())),
     )
     for cell, (axes,) in zip(cells, axes_of, strict=True):
         own = points[points["cell"] == cell]
-        _draw_categories(axes, own, "kind", groups=groups, labels=labels, arms=arms, styles=styles)
+        _draw_categories(axes, own, "kind", groups=groups, labels=labels, drawn=drawn)
         axes.tick_params(axis="x", labelrotation=90)
     extra = (
         " The extra kinds are there to choose options by, and are never part of the mean."
@@ -62,9 +62,10 @@ def corruption_kinds(results: Results, _comparisons: Sequence[Comparison]) -> Dr
     )
     caption = (
         "Test error under each kind of corruption, averaged over the severities, in the groups of Hendrycks & "
-        f"Dietterich (2019): mean over seeds with the 95 % t interval of each mean.{extra} Scales differ between cells."
+        f"Dietterich (2019): mean over seeds with the 95 % t interval of each mean.{extra} Scales differ between "
+        f"cells.{drawn.note}"
     )
-    alt = f"Error of {len(arms)} methods under {len(labels)} kinds of corruption, in {len(cells)} panels."
+    alt = f"Error of {len(drawn.arms)} methods under {len(labels)} kinds of corruption, in {len(cells)} panels."
     return Drawing(figure, "Corruptions, kind by kind", caption, alt, points)
 
 
@@ -77,23 +78,20 @@ def corruption_severity(results: Results, _comparisons: Sequence[Comparison]) ->
     cells = occurring(plan.cells, points.loc[points["severity"] > 0, "cell"])
     if not cells:
         return None
-    styles, arms = arm_styles(results), occurring(plan.arms, points["arm"])
+    drawn = drawn_arms(results, points["arm"])
     curves = curves_by(points, ["cell", "arm"], x="severity", scale=100)
-    figure, axes_of = panels(
-        cells, height=1.6, handles=arm_handles(arms, styles, marked=True), x="severity", y="test error (%)"
-    )
+    figure, axes_of = panels(cells, height=1.6, handles=drawn.handles(marked=True), x="severity", y="test error (%)")
     severities = sorted(points["severity"].unique())
     for cell, axes in zip(cells, axes_of, strict=True):
-        for arm in baseline_last(arms, plan.baseline):
-            if (cell, arm) in curves:
-                draw_curve(axes, *curves[cell, arm], style=styles[arm], markers=True)
+        own = {arm: curves[cell, arm] for arm in drawn.arms if (cell, arm) in curves}
+        draw_curves(axes, own, drawn, markers=True)
         axes.set_xticks(severities, ["clean" if each == 0 else f"{each:g}" for each in severities])
         axes.set_ylim(bottom=0)
     caption = (
         "Test error at each severity, averaged over the standard kinds of corruption, with the error on clean images "
-        "on the left: mean over seeds with the 95 % t interval of each mean. Scales differ between panels."
+        f"on the left: {drawn.means}. Scales differ between panels.{drawn.note}"
     )
-    alt = f"Error of {len(arms)} methods against the severity of corruption, in {len(cells)} panels."
+    alt = f"Error of {len(drawn.arms)} methods against the severity of corruption, in {len(cells)} panels."
     return Drawing(figure, "Corruptions, by severity", caption, alt, points)
 
 
@@ -116,18 +114,18 @@ def ood(results: Results, _comparisons: Sequence[Comparison]) -> Drawing | None:
     for name, category in points[["set", "category"]].drop_duplicates().itertuples(index=False):
         groups.setdefault(name.replace("_", " "), []).append(category)
     labels = {f"{name} {score}": SCORES[score] for name in points["set"].unique() for score in SCORES}
-    styles, arms = arm_styles(results), occurring(plan.arms, points["arm"])
+    drawn = drawn_arms(results, points["arm"])
     figure, axes_of = grid(
-        cells, [""], x="", y=["AUROC (%)"], height=1.2, handles=arm_handles(arms, styles, marked=True), shared_x=True
+        cells, [""], x="", y=["AUROC (%)"], height=1.2, handles=drawn.handles(marked=True), shared_x=True
     )
     for cell, (axes,) in zip(cells, axes_of, strict=True):
         own = points[points["cell"] == cell]
-        _draw_categories(axes, own, "category", groups=groups, labels=labels, arms=arms, styles=styles)
+        _draw_categories(axes, own, "category", groups=groups, labels=labels, drawn=drawn)
     caption = (
         f"How well a score tells test images from those of another data set, which is named above: {SCORES_IN_WORDS}. "
-        "Higher is better, and 50 % is chance. Mean over seeds with the 95 % t interval of each mean."
+        f"Higher is better, and 50 % is chance. Mean over seeds with the 95 % t interval of each mean.{drawn.note}"
     )
-    alt = f"AUROC of {len(arms)} methods against {len(groups)} other data sets, in {len(cells)} panels."
+    alt = f"AUROC of {len(drawn.arms)} methods against {len(groups)} other data sets, in {len(cells)} panels."
     return Drawing(figure, "Images from elsewhere", caption, alt, points.drop(columns="category"))
 
 
@@ -145,7 +143,7 @@ def attacks(results: Results, _comparisons: Sequence[Comparison]) -> Drawing | N
     titles = [
         f"{'transferred ' if transfer else ''}{ATTACKS[attack]}{_norm(norm, kinds)}" for transfer, attack, norm in kinds
     ]
-    styles, arms = arm_styles(results), occurring(plan.arms, points["arm"])
+    drawn = drawn_arms(results, points["arm"])
     curves = curves_by(points, ["cell", "arm", "transfer", "attack", "norm"], x="epsilon", scale=100)
     figure, axes_of = grid(
         cells,
@@ -153,18 +151,17 @@ def attacks(results: Results, _comparisons: Sequence[Comparison]) -> Drawing | N
         x="radius (1/255)",
         y=["test error (%)"],
         height=1.25,
-        handles=arm_handles(arms, styles, marked=True),
+        handles=drawn.handles(marked=True),
     )
     for cell, row in zip(cells, axes_of, strict=True):
         for kind, axes in zip(kinds, row, strict=True):
-            for arm in baseline_last(arms, plan.baseline):
-                if (cell, arm, *kind) in curves:
-                    draw_curve(axes, *curves[cell, arm, *kind], style=styles[arm], markers=True)
+            own = {arm: curves[cell, arm, *kind] for arm in drawn.arms if (cell, arm, *kind) in curves}
+            draw_curves(axes, own, drawn, markers=True)
             axes.set_xlim(0, 1.04 * largest[kind])
-            axes.set_ylim(bottom=0)
             if size_in_inches(axes)[0] < 1.5:
                 axes.set_xticks(np.linspace(0, largest[kind], 3))
             axes.xaxis.set_major_formatter("{x:g}")
+        row[0].set_ylim(bottom=0)  # once every panel that shares the scale is drawn: it ends what they adapt to
     examples = results.attacks["num_examples"].dropna()
     counted = f"{examples.min():,.0f}" + (f" to {examples.max():,.0f}" if examples.min() < examples.max() else "")
     transferred = (
@@ -174,9 +171,9 @@ def attacks(results: Results, _comparisons: Sequence[Comparison]) -> Drawing | N
     )
     caption = (
         f"Test error under attacks on the pixels, by their radius; at 0, the error of the same {counted} images left "
-        f"alone.{transferred} Mean over seeds with the 95 % t interval of each mean."
+        f"alone.{transferred} Every line: {drawn.means}.{drawn.note}"
     )
-    alt = f"Error of {len(arms)} methods against the radius of {len(kinds)} attacks, in {len(cells)} rows."
+    alt = f"Error of {len(drawn.arms)} methods against the radius of {len(kinds)} attacks, in {len(cells)} rows."
     return Drawing(figure, "Attacks", caption, alt, points)
 
 
@@ -191,8 +188,7 @@ def _draw_categories(
     *,
     groups: Mapping[str, Sequence[str]],
     labels: Mapping[str, str],
-    arms: Sequence[str],
-    styles: Mapping[str, Style],
+    drawn: DrawnArms,
 ) -> None:
     """Means with intervals side by side at each category, the categories in named groups; fractions, in percent.
 
@@ -201,12 +197,11 @@ def _draw_categories(
     occurring_groups = {name: members for name, members in groups.items() if members}
     order = [member for members in occurring_groups.values() for member in members]
     position = {member: index for index, member in enumerate(order)}
-    step = 0.76 / len(arms)
-    for index, arm in enumerate(arms):
-        own = points[points["arm"] == arm]
-        x = own[column].map(position).to_numpy() + step * (index - (len(arms) - 1) / 2)
+    step = 0.76 / len(drawn.arms)
+    for index, arm in enumerate(drawn.arms):
+        own, style = points[points["arm"] == arm], drawn.styles[arm]
+        x = own[column].map(position).to_numpy() + step * (index - (len(drawn.arms) - 1) / 2)
         mean, low, high = (100 * own[name].to_numpy() for name in ("mean", "low", "high"))
-        style = styles[arm]
         axes.vlines(x, low, high, color=style.color, linewidth=1.0)
         axes.plot(x, mean, markersize=2.8, **line(style) | {"linestyle": ""})
     start = -0.5

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from scipy import special
 
-from reports.figures.layout import line
+from reports.figures.arms import DrawnArms, line
 from reports.statistics import CONFIDENCE
 from reports.theme import Style
 
@@ -53,11 +53,6 @@ def curves_by(points: pd.DataFrame, by: Sequence[str], *, x: str, scale: float =
     return {key: factors * group.to_numpy(dtype=np.float64).T for key, group in ordered.groupby(list(by))[columns]}
 
 
-def baseline_last(arms: Sequence[str], baseline: str) -> list[str]:
-    """In the order of drawing: the baseline on top."""
-    return sorted(arms, key=lambda arm: arm == baseline)
-
-
 def draw_curve(
     axes: Axes,
     x: NDArray[np.float64],
@@ -67,8 +62,17 @@ def draw_curve(
     *,
     style: Style,
     markers: bool,
+    band: bool = True,
 ) -> None:
     """A line through the means, on a band of their intervals."""
-    axes.fill_between(x, low, high, color=style.color, alpha=0.16, linewidth=0)
+    if band:
+        axes.fill_between(x, low, high, color=style.color, alpha=0.16, linewidth=0)
     options = line(style) if markers else line(style) | {"marker": ""}
     axes.plot(x, mean, markersize=3, clip_on=not markers, **options)
+
+
+def draw_curves(axes: Axes, curves: Mapping[str, Any], drawn: DrawnArms, *, markers: bool = False) -> None:
+    """One panel's lines, those of `drawn`.  curves: x, mean, low and high by arm, of those that have any."""
+    for arm in drawn.in_drawing_order:
+        if arm in curves:
+            draw_curve(axes, *curves[arm], style=drawn.styles[arm], markers=markers, band=drawn.has_bands)

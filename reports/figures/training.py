@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import pandas as pd
 from matplotlib.ticker import MaxNLocator
 
+from reports import theme
+from reports.figures.arms import drawn_arms
 from reports.figures.drawing import Drawing
-from reports.figures.layout import arm_handles, arm_styles, grid, panels
-from reports.figures.series import baseline_last, curves_by, draw_curve, occurring, summarised
+from reports.figures.layout import grid, panels
+from reports.figures.series import curves_by, draw_curves, occurring, summarised
+from reports.formats import listed
 from reports.load import Results
 from reports.statistics import Comparison
 from reports.wording import arm_name
 
 ERRORS = {"train_error_mixed": "training, as trained", "val_error": "validation", "test_error": "test"}
 """By column of the curves: what its panels are called."""
+
+MOST_HISTOGRAMS = 12
+"""More panels would be a page of their own."""
+
+DOMINANT = 0.5
+"""A bin with a larger share would flatten the histograms of all others: a fixed lam has but one bin."""
 
 
 def training_errors(results: Results, _comparisons: Sequence[Comparison]) -> Drawing | None:
@@ -26,25 +35,25 @@ def training_errors(results: Results, _comparisons: Sequence[Comparison]) -> Dra
     if not cells:
         return None
     there = [name for name, each in points.items() if len(each)]
-    styles, arms = arm_styles(results), occurring(plan.arms, points["test_error"]["arm"])
+    drawn = drawn_arms(results, points["test_error"]["arm"])
     titles = [ERRORS[name] for name in there]
-    figure, axes_of = grid(cells, titles, x="epoch", y=["error (%)"], height=1.3, handles=arm_handles(arms, styles))
+    figure, axes_of = grid(cells, titles, x="epoch", y=["error (%)"], height=1.3, handles=drawn.handles())
     for column, name in enumerate(there):
         curves = curves_by(points[name], ["cell", "arm"], x="epoch", scale=100)
         for cell, row in zip(cells, axes_of, strict=True):
-            for arm in baseline_last(arms, plan.baseline):
-                if (cell, arm) in curves:
-                    draw_curve(row[column], *curves[cell, arm], style=styles[arm], markers=False)
+            own = {arm: curves[cell, arm] for arm in drawn.arms if (cell, arm) in curves}
+            draw_curves(row[column], own, drawn)
             row[column].set_xlim(left=0)
-            row[column].set_ylim(bottom=0)
             row[column].xaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 5, 10], integer=True))
+    for row in axes_of:
+        row[0].set_ylim(bottom=0)  # once every panel that shares the scale is drawn: it ends what they adapt to
     caption = (
         "Error after each epoch. Left: on the epoch's own training batches, mixed and augmented as they were trained "
         "on, one minus the weight of the labels that were predicted. A method that mixes stays high there without "
         "underfitting, since the labels of a mixed image cannot all be predicted. The other panels: on images as they "
-        "are. Mean over seeds with the 95 % t interval of each mean."
+        f"are. Every line: {drawn.means}.{drawn.note}"
     )
-    alt = f"Error per epoch of {len(arms)} methods on {', '.join(titles)}, in {len(cells)} rows."
+    alt = f"Error per epoch of {len(drawn.arms)} methods on {', '.join(titles)}, in {len(cells)} rows."
     data = pd.concat([points[name].assign(figure=name) for name in there])[["figure", *by, "mean", "low", "high", "n"]]
     return Drawing(figure, "Errors on what training saw", caption, alt, data)
 
@@ -58,22 +67,41 @@ def lam(results: Results, _comparisons: Sequence[Comparison]) -> Drawing | None:
         return None
     share = counts["count"] / counts.groupby("arm")["count"].transform("sum")
     counts = counts.assign(share=share).sort_values("lower", kind="stable")
-    styles = arm_styles(results)
-    titles = [arm_name(arm) for arm in arms]
+    by_arm = dict(iter(counts.groupby("arm")))
+    alike: dict[tuple[int, ...], list[str]] = {}
+    for arm in arms:
+        alike.setdefault(tuple(by_arm[arm]["count"]), []).append(arm)
+    shown = list(alike.values())[:MOST_HISTOGRAMS]
+    common = [by_arm[first]["share"].max() for first, *_ in shown if by_arm[first]["share"].max() <= DOMINANT]
+    lines = drawn_arms(results, results.curves["arm"])
+    titles = [listed([arm_name(arm) for arm in group], most=1) for group in shown]
     figure, axes_of = panels(titles, height=0.95, x="lam", y="share (%)")
-    for arm, axes in zip(arms, axes_of, strict=True):
-        own = counts[counts["arm"] == arm]
+    for (first, *_), axes in zip(shown, axes_of, strict=True):
+        own = by_arm[first]
+        color = lines.styles[first].color if first in lines.arms else theme.INK  # that of its line, if it has one
         edges = [*own["lower"], own["upper"].iloc[-1]]
-        axes.stairs(100 * own["share"], edges, fill=True, color=styles[arm].color, alpha=0.35)
-        axes.stairs(100 * own["share"], edges, color=styles[arm].color, linewidth=1.2)
-        axes.set_xlim(0, 1)
-        axes.set_ylim(bottom=0)
+        axes.stairs(100 * own["share"], edges, fill=True, color=color, alpha=0.35)
+        axes.stairs(100 * own["share"], edges, color=color, linewidth=1.2)
+        top = 1.0 if own["share"].max() > DOMINANT else max(common)
+        axes.set(xlim=(0, 1), ylim=(0, 105 * top))
     caption = (
         "How often each weight lam of the image that was not permuted came up in training, in bins of "
         f"{counts['upper'].iloc[0] - counts['lower'].iloc[0]:g}, over all cells and seeds. Near 0 and 1 one image "
-        "prevails; near 1/2 both count alike. Scales differ between panels."
+        f"prevails; near 1/2 both count alike. {_about_panels(alike, shown, has_dominant=len(common) < len(shown))}"
     )
-    alt = f"Histograms of lam for {len(arms)} methods."
+    alt = f"Histograms of lam for {len(arms)} methods, in {len(shown)} panels."
     order = {arm: place for place, arm in enumerate(arms)}
     data = counts.sort_values("arm", key=lambda column: column.map(order), kind="stable")
     return Drawing(figure, "Mixing weights in training", caption, alt, data)
+
+
+def _about_panels(alike: Collection[Sequence[int]], shown: Sequence[Sequence[str]], *, has_dominant: bool) -> str:
+    """What a reader has to know about the scales and about the arms that have no panel of their own."""
+    parts = ["All panels have the same scale"]
+    if has_dominant:
+        parts[0] += f", but for those in which one bin has more than {100 * DOMINANT:g} %: they go up to 100 %"
+    if any(len(group) > 1 for group in shown):
+        parts.append("Methods that drew the very same weights share a panel")
+    if len(alike) > len(shown):
+        parts.append(f"{len(shown)} of {len(alike)} different histograms are drawn; the CSV has all")
+    return f"{'. '.join(parts)}."

@@ -23,7 +23,7 @@ from reports.chosen import (
     choices,
     chosen_frame,
     chosen_on_validation,
-    families_of,
+    family_of,
     pairs_of_chosen,
     tasks_of,
 )
@@ -31,7 +31,8 @@ from reports.load import load
 from reports.statistics import BETTER, judge
 
 NAN, INF = math.nan, math.inf
-ERM, MIXUP = Family("erm", ("erm",)), Family("mixup", ("mixup alpha=1", "mixup alpha=4"))
+ERM = Family("erm", {"erm": ""})
+MIXUP = Family("mixup alpha: 1, 4", {"mixup alpha=1": "alpha=1", "mixup alpha=4": "alpha=4"})
 TASK = Task("mlp", {"mlp": ""})
 
 Row = tuple[str, str, int, float, float, float]
@@ -110,7 +111,7 @@ def test_nothing_has_ended() -> None:
 def test_how_many_are_as_good_as_the_oracle() -> None:
     """Of three others one differs by 5 points with hardly any spread, two by nothing but noise."""
     rng = np.random.default_rng(4)
-    family = Family("mixup", tuple(f"mixup alpha={alpha}" for alpha in (1, 2, 4, 8)))
+    family = Family("mixup", {f"mixup alpha={alpha}": f"alpha={alpha}" for alpha in (1, 2, 4, 8)})
     levels = {"mixup alpha=1": 0.2, "mixup alpha=2": 0.25, "mixup alpha=4": 0.201, "mixup alpha=8": 0.201}
     errors = {arm: level + rng.normal(0, 0.002, 6) for arm, level in levels.items()}
     rows = [("mlp", arm, seed, 0.1, 1.0, float(errors[arm][seed])) for arm in family.arms for seed in range(6)]
@@ -133,7 +134,7 @@ def test_comparisons_pair_the_chosen_by_seed() -> None:
         for (recipe, arm), errors in test.items()
         for seed in range(5)
     ]
-    families = [ERM, Family("mixup", ("mixup",))]
+    families = [ERM, Family("mixup", {"mixup": ""})]
     made = choices(frame(rows), tasks=[task], families=families)
     assert [each.counts[0][0].name for each in made] == ["lr=1", "lr=2"]
     (own,) = pairs_of_chosen(made, baseline="erm")
@@ -160,7 +161,7 @@ def test_choosing_on_validation_makes_no_winners_of_noise() -> None:
     """
     rng = np.random.default_rng(12)
     arms = tuple(f"mixup alpha={alpha}" for alpha in range(1, 13))
-    families = [ERM, Family("mixup", arms)]
+    families = [ERM, Family("mixup", dict.fromkeys(arms, ""))]
     suites, seeds = 250, 6
     better = {"chosen": 0, "oracle": 0, "oracle of each seed": 0}
     for _ in range(suites):
@@ -182,19 +183,45 @@ def test_choosing_on_validation_makes_no_winners_of_noise() -> None:
 
 
 @pytest.mark.parametrize(
-    ("entries", "names"),
+    ("options", "name", "own"),
     [
-        ([["erm"], ["mixup alpha=0.2", "mixup alpha=1"]], ["erm", "mixup"]),
-        ([["mixup alpha=1 lam_per=sample", "mixup alpha=2 lam_per=sample"]], ["mixup lam_per=sample"]),
-        ([["mixup alpha=1"]], ["mixup alpha=1"]),
-        ([["mixup alpha=1", "mixup alpha=2"], ["mixup alpha=4", "mixup alpha=8"]], None),
+        ({"erm": {}}, "erm", [""]),
+        ({"mixup alpha=1 partner=neighbours": {}}, "mixup alpha=1 partner=neighbours", [""]),
+        ({"mixup alpha=0.2": {}, "mixup alpha=1": {}, "mixup alpha=4": {}}, "mixup alpha: 0.2, 1, 4", None),
+        ({f"mixup alpha={alpha}": {} for alpha in (0.1, 1, 32, 4)}, "mixup alpha: 0.1 to 32", None),
+        ({f"mixup alpha={alpha} lam_per=sample": {} for alpha in (1, 2)}, "mixup lam_per=sample alpha: 1, 2", None),
+        (
+            {"mixup alpha=1": {"partner": "permutation"}, "mixup alpha=1 partner=neighbours": {}},
+            "mixup alpha=1 partner: permutation, neighbours",
+            ["partner=permutation", "partner=neighbours"],
+        ),
+        (
+            {"mixup alpha=1": {"off_epoch": None}, "mixup alpha=1 off_epoch=0.5": {}},
+            "mixup alpha=1 off_epoch: none, 0.5",
+            ["off_epoch=none", "off_epoch=0.5"],
+        ),
+        (
+            {f"mixup alpha=1 partner={partner}": {} for partner in ("a", "b", "c", "d")},
+            "mixup alpha=1 partner: a, b, ... d",
+            ["partner=a", "partner=b", "partner=c", "partner=d"],
+        ),
+        (
+            {f"mixup alpha={alpha} lam_per={per}": {} for alpha in (1, 2, 3, 4) for per in ("batch", "sample")},
+            "mixup alpha: 1 to 4, lam_per: batch, sample",
+            None,
+        ),
     ],
 )
-def test_a_family_goes_by_what_its_arms_have_in_common(entries: list[list[str]], names: list[str] | None) -> None:
-    found = families_of(entries)
-    assert [list(family.arms) for family in found] == entries
-    expected = names or ["mixup (alpha=1, alpha=2)", "mixup (alpha=4, alpha=8)"]
-    assert [family.name for family in found] == expected
+def test_a_family_is_named_by_what_it_sweeps(
+    options: dict[str, dict[str, object]], name: str, own: list[str] | None
+) -> None:
+    family = family_of(options)
+    assert family.name == name
+    assert list(family.arms) == list(options)
+    if own:
+        assert list(family.arms.values()) == own
+    else:
+        assert all(set(what.split()) < set(arm.split()) for arm, what in family.arms.items())
 
 
 HEAD = """\
@@ -262,11 +289,11 @@ def test_each_under_its_own_best_recipe_and_both_under_one(world: World) -> None
     assert [(candidate.name, n) for candidate, n in erm.counts] == [("lr=0.1", 6)]
     assert [(candidate.name, n) for candidate, n in mixup.counts] == [("alpha=1, lr=0.2", 6)]
     (own,), one = selection.comparisons, selection.one_recipe
-    assert (own.arm, own.verdict, own.pairs) == ("mixup", BETTER, 6)
+    assert (own.arm, own.verdict, own.pairs) == ("mixup alpha: 0.2, 1", BETTER, 6)
     assert own.difference == pytest.approx(-0.05, abs=0.005)
     assert [(each.cell, each.verdict) for each in one] == [("lr=0.1", "worse"), ("lr=0.2", BETTER)]
     ((heading, rows),) = chosen_tables.comparisons_table(selection).groups
-    assert heading == "mixup, mlp, digits"
+    assert heading == "mlp, digits: mixup alpha: 0.2, 1"
     assert [row[0] for row in rows] == ["each its own best", "both lr=0.1", "both lr=0.2"]
     assert [row[-1] for row in rows] == ["better", "worse", "better"]
 
@@ -286,19 +313,19 @@ def test_the_tables_say_what_was_chosen(world: World) -> None:
     ((task, (erm, mixup)),) = chosen_tables.choices_table(selection).groups
     assert task == "mlp, digits"
     assert erm[:2] == ("ERM", "2")
-    assert mixup[:2] == ("mixup", "4")
+    assert mixup[:2] == ("mixup alpha: 0.2, 1", "4")
     assert mixup[3] == "alpha=1, lr=0.2: 6"
     errors = 100 * selection.choices[1].errors
     assert mixup[4] == f"{errors.mean():.2f} ± {errors.std(ddof=1):.2f}"
     ((_, (_, oracle)),) = chosen_tables.oracle_table(selection).groups
-    assert oracle[:2] == ("mixup", "alpha=1, lr=0.2")
+    assert oracle[:2] == ("mixup alpha: 0.2, 1", "alpha=1, lr=0.2")
     assert oracle[3:] == ("0.00", "-", "0 of 3 others")  # the same candidate on every seed: it cost nothing
 
 
 def test_the_csv_has_a_row_per_seed(world: World) -> None:
     table = chosen_frame(selection_of(world)).set_index(["task", "family", "seed"])
     assert len(table) == 2 * 6
-    row = table.loc[("mlp, digits", "mixup", 3)]
+    row = table.loc[("mlp, digits", "mixup alpha: 0.2, 1", 3)]
     final = world.store.trial(world.trial("lr=0.2", "mixup alpha=1", 3).trial_id).final()
     assert final is not None
     assert (row["chosen_cell"], row["chosen_arm"], row["candidates"]) == ("lr=0.2", "mixup alpha=1", 4)
@@ -393,7 +420,7 @@ def test_left_out_seeds_are_said(world: World) -> None:
     assert selection.comparisons[0].pairs == 5
     assert selection.one_recipe[0].pairs == 6  # that recipe has all its trials
     (note,) = chosen_tables.choices_table(selection).notes
-    assert "mixup in mlp, digits, 1 of 6 seeds" in note
+    assert "mixup alpha: 0.2, 1 in mlp, digits, 1 of 6 seeds" in note
 
 
 def test_a_method_with_more_tries_is_cautioned_against(world: World) -> None:
@@ -401,3 +428,82 @@ def test_a_method_with_more_tries_is_cautioned_against(world: World) -> None:
     assert "has more tries" in words
     assert "under one and the same recipe" in words
     assert "of 1 comparison: 1 better than ERM, 0 worse, 0 without a clear difference." in words
+
+
+def test_the_answer_says_what_was_chosen_what_it_gave_and_what_it_cost(make_world: Callable[..., World]) -> None:
+    """On validation alpha 0.2 is best with two of six seeds, on test alpha 1 is: the numbers by scipy."""
+    world = make_world(label_noise="[{rate: 0}]")
+    rng = np.random.default_rng(6)
+    level = {"erm": 0.20, "mixup alpha=0.2": 0.18, "mixup alpha=1": 0.15}
+    test = {arm: mean + rng.normal(0, 0.003, 6) for arm, mean in level.items()}
+    for planned in world.plan.trials:
+        seed = planned.trial.seed
+        first = planned.arm == "mixup alpha=0.2"
+        val_error = (0.1 if seed < 2 else 0.3) if first else 0.2
+        world.finish(planned, float(test[planned.arm][seed]), val_error=val_error)
+    ((verdict, sentence),) = chosen_tables.answers(selection_of(world))
+    chosen = np.where(np.arange(6) < 2, test["mixup alpha=0.2"], test["mixup alpha=1"])
+    gain = 100 * (test["erm"] - chosen)
+    cost = 100 * (chosen - test["mixup alpha=1"])
+    theirs, price = (stats.ttest_1samp(each, 0).confidence_interval() for each in (gain, cost))
+    assert verdict == BETTER
+    assert sentence.startswith(
+        "mlp, digits: mixup alpha: 0.2, 1, chosen on each seed's validation images, beats ERM, "
+        f"{100 * chosen.mean():.1f} % against {100 * test['erm'].mean():.1f} %, by {gain.mean():.1f} points "
+        f"[{theirs.low:.1f}, {theirs.high:.1f}], p "
+    )
+    assert sentence.endswith(
+        f"(Holm), 6 seeds; choosing cost {cost.mean():+.1f} points [{price.low:+.1f}, {price.high:+.1f}] against the "
+        "alpha that is best on test; none of 1 other is as good as far as these seeds tell."
+    )
+
+
+def test_the_answer_says_where_one_recipe_for_both_gives_another_verdict(world: World) -> None:
+    ((_, sentence),) = chosen_tables.answers(selection_of(world))
+    assert sentence.startswith(
+        "mlp, digits: each under its own best recipe, mixup alpha: 0.2, 1, chosen on each seed's"
+    )
+    assert "; with both under one recipe, another verdict in 1 of 2: worse with lr=0.1; choosing cost 0.00" in sentence
+    assert "against the candidate that is best on test" in sentence
+    words = chosen_tables.outcome(selection_of(world))
+    assert words.endswith("For 1 of 1, some recipe gives another verdict when both are under it.")
+
+
+def test_the_answer_says_where_every_recipe_gives_the_same_verdict(make_world: Callable[..., World]) -> None:
+    world = make_world(label_noise=RECIPES)
+    rng = np.random.default_rng(7)
+    for planned in world.plan.trials:
+        error = float((0.3 if planned.arm == "erm" else 0.2) + rng.normal(0, 0.002))
+        world.finish(planned, error, val_error=error)
+    ((_, sentence),) = chosen_tables.answers(selection_of(world))
+    assert "; the same verdict with both under one recipe, whichever of the 2; choosing cost" in sentence
+    assert chosen_tables.outcome(selection_of(world)).endswith(
+        "No recipe gives another verdict when both are under it."
+    )
+
+
+def test_the_answer_to_an_unclear_choice_and_to_one_without_spread(make_world: Callable[..., World]) -> None:
+    world = make_world(seeds=6, label_noise="[{rate: 0}]")
+    for planned in world.plan.trials:
+        error = 0.2 if planned.arm == "erm" else 0.2 + 0.01 * (-1) ** planned.trial.seed
+        world.finish(planned, error, val_error=0.2)
+    ((_, sentence),) = chosen_tables.answers(selection_of(world))
+    assert sentence.startswith(
+        "mlp, digits: no clear difference between mixup alpha: 0.2, 1, chosen on each seed's validation images, and "
+        "ERM, 20.0 % against 20.0 %: 0.0 points ["
+    )
+    assert "more seeds would be needed" not in sentence
+    for planned in world.plan.trials:
+        world.finish(planned, 0.2, val_error=0.2)
+    ((_, sentence),) = chosen_tables.answers(selection_of(world))
+    assert "and ERM: the same test error in each of 6 pairs, 20.00 % on average; choosing cost 0.00 points" in sentence
+
+
+def test_the_answer_when_hardly_any_trial_has_finished(make_world: Callable[..., World]) -> None:
+    world = make_world(seeds=2, label_noise="[{rate: 0}]")
+    for arm in ("erm", "mixup alpha=0.2", "mixup alpha=1"):
+        world.finish(world.trial("mlp, digits", arm, 0), 0.2)
+    ((_, sentence),) = chosen_tables.answers(selection_of(world))
+    assert "cannot be judged against ERM: only one pair has a result" in sentence
+    assert "as these seeds tell" not in sentence
+    assert chosen_tables.outcome(selection_of(world)) == ""

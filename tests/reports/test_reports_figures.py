@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import re
 from collections.abc import Callable
@@ -18,7 +19,8 @@ from scipy import stats
 from sklearn.metrics import confusion_matrix
 
 from reports import theme
-from reports.figures import FIGURES, Drawing, draw_all, layout
+from reports.figures import FIGURES, Drawing, draw_all
+from reports.figures.arms import arm_styles, drawn_arms
 from reports.load import load
 from reports.statistics import compare, pairs_of
 
@@ -200,7 +202,7 @@ def test_corruptions_by_kind_and_by_severity_average_within_each_trial(full_worl
     axes = drawings["corruption_kinds"].figure.axes[0]
     assert len(axes.get_xticks()) == 19
     kinds = [label.get_text() for label in drawings["corruption_kinds"].figure.axes[-1].get_xticklabels()]
-    style = layout.arm_styles(load(full_world.plan, full_world.store))[arm]
+    style = arm_styles(load(full_world.plan, full_world.store))[arm]
     ((_, drawn),) = lines_by_color(axes, style.color)
     assert drawn[kinds.index("glass blur")] == pytest.approx(100 * np.mean(glass))
 
@@ -325,7 +327,7 @@ def test_forest_shows_each_difference_with_its_interval(world: World) -> None:
     assert np.array(spans) == pytest.approx(np.array([[100 * each.low, 100 * each.high] for each in comparisons]))
 
 
-@pytest.mark.parametrize("count", [1, 3, 6, 9])
+@pytest.mark.parametrize("count", [1, 3, 7, 9])
 def test_styles_differ_and_none_is_the_baselines(count: int) -> None:
     for ordered in (False, True):
         styles = theme.styles([str(index) for index in range(count)], ordered=ordered)
@@ -344,7 +346,7 @@ def test_the_choice_of_alpha_on_test_and_on_validation(make_world: Callable[...,
     drawing = draw(world)["chosen"]
     on_test, on_validation, shares = drawing.figure.axes
     for axes, errors in ((on_test, test), (on_validation, val)):
-        ((_, drawn),) = lines_by_color(axes, theme.OKABE_ITO[0])
+        ((_, drawn),) = lines_by_color(axes, theme.HUES[0])
         assert drawn == pytest.approx([100 * np.mean(errors[f"mixup alpha={alpha}"]) for alpha in ("0.2", "1")])
         ((_, baseline),) = lines_by_color(axes, theme.BASELINE)
         assert baseline[0] == pytest.approx(100 * np.mean(errors["erm"]))
@@ -398,3 +400,197 @@ def test_results_of_before_mixing_was_recorded_have_no_figures_of_it(world: Worl
     for planned in world.plan.trials:
         world.forget_mixing(planned)
     assert not draw(world).keys() & {"training_errors", "lam"}
+
+
+MANY = """[erm, {name: erm, label_smoothing: [0.05, 0.1, 0.2]}, {name: mixup, lam: [0.5, 0.7, 0.9]}, \
+{name: mixup, alpha: 1, only: inputs, partner: [class_neighbours, neighbours, same_class, permutation]}]"""
+"""Eleven arms, of which none sweeps alpha."""
+
+LINE_FIGURES = {"learning_curves", "training_errors", "memorisation", "reliability", "corruption_kinds"}
+LINE_FIGURES |= {"corruption_severity", "ood", "attacks", "in_between"}
+
+
+@pytest.fixture
+def many_arms(make_world: Callable[..., World]) -> World:
+    """Each arm better than the one before; the first cell alone would order them the other way round."""
+    world = make_world(seeds=2, methods=MANY, evaluate=EVERYTHING)
+    arms = world.plan.arms
+    for planned in world.plan.trials:
+        place = len(arms) - arms.index(planned.arm)
+        level = 0.1 + 0.02 * place if planned.trial.label_noise.rate else 0.1 - 0.005 * place
+        world.finish(planned, level + 0.001 * planned.trial.seed)
+    return world
+
+
+def legend(drawing: Drawing) -> list[str]:
+    return [text.get_text() for each in drawing.figure.legends for text in each.get_texts()]
+
+
+def test_of_many_arms_the_baseline_and_the_seven_best_are_drawn(many_arms: World) -> None:
+    drawings = draw(many_arms)
+    best = [arm.replace("erm", "ERM") for arm in ("erm", *many_arms.plan.arms[4:])]
+    for name in LINE_FIGURES:
+        assert legend(drawings[name]) == best, name
+        note = "Of 11 methods, ERM and the seven with the lowest mean test error are drawn; the CSV has all."
+        assert drawings[name].caption.endswith(note), name
+        assert set(drawings[name].data["arm"]) == set(many_arms.plan.arms), name
+    styles = arm_styles(load(many_arms.plan, many_arms.store))
+    assert {styles[arm].color for arm in many_arms.plan.arms[4:]} == set(theme.HUES)
+    assert len({style.color for style in styles.values()}) == 11
+
+
+def test_without_a_result_of_the_baseline_eight_others_are_drawn(many_arms: World) -> None:
+    results = load(many_arms.plan, many_arms.store)
+    column = results.trials.loc[results.trials["arm"] != "erm", "arm"]
+    drawn = drawn_arms(results, column)
+    assert drawn.arms == many_arms.plan.arms[3:]
+    assert "Of 10 methods, the eight with the lowest" in drawn.note
+
+
+def test_arms_without_the_metric_come_last(many_arms: World) -> None:
+    results = load(many_arms.plan, many_arms.store)
+    results.trials.loc[results.trials["arm"] == many_arms.plan.arms[-1], "test_error_last"] = np.nan
+    assert drawn_arms(results, results.trials["arm"]).arms == ("erm", *many_arms.plan.arms[3:10])
+
+
+def test_intervals_are_drawn_where_there_is_room_and_the_caption_says_so(many_arms: World, world: World) -> None:
+    def bands(drawing: Drawing) -> int:
+        return sum(len(axes.collections) for axes in drawing.figure.axes)
+
+    for name in ("learning_curves", "training_errors", "memorisation"):
+        few, many = draw(world)[name], draw(many_arms)[name]
+        assert bands(few) >= 3
+        assert "95 % t interval of each mean" in few.caption
+        assert bands(many) == 0
+        assert "the 95 % t intervals are in the CSV alone" in many.caption
+        assert many.data[["low", "high"]].notna().all(axis=None)
+
+
+def test_few_arms_are_all_drawn_without_a_note(world: World) -> None:
+    drawing = draw(world)["learning_curves"]
+    assert legend(drawing) == ["ERM", "mixup alpha=0.2", "mixup alpha=1"]
+    assert "methods" not in drawing.caption
+
+
+def test_alpha_needs_a_sweep_where_many_arms_have_one(many_arms: World) -> None:
+    assert "alpha" not in draw(many_arms)
+
+
+def test_alpha_shows_sweeps_alone_and_names_what_it_leaves_out(make_world: Callable[..., World]) -> None:
+    methods = """[erm, {name: mixup, alpha: [0.2, 1]}, {name: erm, label_smoothing: [0.05, 0.1, 0.2]}, \
+    {name: mixup, alpha: 1, lam_per: sample}, {name: cutmix, alpha: 1}, {name: mixup, lam: [0.5, 0.7]}]"""
+    world = make_world(seeds=2, methods=methods, label_noise="[{rate: 0}]")
+    finish(world)
+    drawing = draw(world)["alpha"]
+    (axes,) = drawing.figure.axes
+    assert len(axes.containers) == 1  # mixup's curve
+    assert [text for text in legend(drawing) if "mean, 95 % interval" in text] == ["mixup: mean, 95 % interval"]
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["ERM", "0.2", "1"]
+    assert drawing.caption.endswith(
+        "Not shown, having no alpha or only one: ERM label_smoothing=0.05, ERM label_smoothing=0.1, "
+        "ERM label_smoothing=0.2, mixup alpha=1 lam_per=sample, cutmix alpha=1 and 2 more."
+    )
+    assert set(drawing.data["arm"]) == {"erm", "mixup alpha=0.2", "mixup alpha=1"}
+
+
+def test_few_arms_share_an_axis_of_alpha_without_being_a_sweep(make_world: Callable[..., World]) -> None:
+    methods = "[erm, {name: mixup, alpha: 1}, {name: mixup, alpha: 0.2, lam_per: sample}, {name: cutmix, alpha: 2}]"
+    world = make_world(seeds=2, methods=methods, label_noise="[{rate: 0}]")
+    finish(world)
+    assert len(draw(world)["alpha"].figure.axes[0].containers) == 3
+    world = make_world(seeds=2, methods=f"{methods[:-1]}, {{name: fmix, alpha: 4}}]", label_noise="[{rate: 0}]")
+    finish(world)
+    assert "alpha" not in draw(world)
+
+
+def test_erm_is_alpha_0_of_a_sweep_when_it_is_not_the_baseline(make_world: Callable[..., World]) -> None:
+    methods = "[erm, {name: mixup, alpha: [0.2, 1, 4]}]\nbaseline: mixup alpha=1"
+    world = make_world(seeds=2, methods=methods, label_noise="[{rate: 0}]")
+    finish(world)
+    axes = draw(world)["alpha"].figure.axes[0]
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["mixup", "0", "0.2", "4"]
+
+
+def test_methods_that_drew_the_same_weights_share_a_histogram(many_arms: World) -> None:
+    """The made-up draws depend on alpha alone: those with a fixed lam and those with alpha 1 are all alike."""
+    drawing = draw(many_arms)["lam"]
+    (axes,) = drawing.figure.axes
+    assert axes.get_title(loc="left").replace("\n", " ") == "mixup lam=0.5 and 6 more"
+    assert "Methods that drew the very same weights share a panel." in drawing.caption
+    assert drawing.data["arm"].nunique() == 7
+
+
+def test_histograms_share_a_scale_but_for_a_fixed_lam_and_are_twelve_at_most(make_world: Callable[..., World]) -> None:
+    alphas = [0.3 + 0.1 * index for index in range(14)]
+    world = make_world(seeds=1, methods=f"[erm, {{name: mixup, alpha: {alphas}}}]", label_noise="[{rate: 0}]")
+    finish(world)
+    fixed = world.trial("mlp, digits", world.plan.arms[3], 0)
+    folder = world.store.trial(fixed.trial_id)
+    final = folder.final()
+    assert final is not None
+    final["mixing"]["lam_histogram"] = [0] * 14 + [1000] + [0] * 5
+    folder.write_final(final)
+    drawing = draw(world)["lam"]
+    assert len(drawing.figure.axes) == 12
+    tops = [axes.get_ylim()[1] for axes in drawing.figure.axes]
+    shares = 100 * drawing.data[drawing.data["arm"].isin(world.plan.arms[1:13])].groupby("arm")["share"].max()
+    assert tops[2] == pytest.approx(105)
+    assert {round(top, 6) for top in tops if top != tops[2]} == {round(1.05 * shares[shares < 50].max(), 6)}
+    assert "one bin has more than 50 %: they go up to 100 %. 12 of 14 different histograms are drawn" in drawing.caption
+    assert drawing.data["arm"].nunique() == 14
+
+
+def test_recipes_that_no_seed_chose_have_no_row(make_world: Callable[..., World]) -> None:
+    """Of seven recipes one is chosen by every seed, and another one is best on test."""
+    rates = [round(0.1 * index, 1) for index in range(1, 8)]
+    world = make_world(seeds=2, label_noise=f"[{{rate: 0}}]\n  training.lr: {rates}")
+    for planned in world.plan.trials:
+        chosen, best = planned.trial.training.lr == 0.3, planned.trial.training.lr == 0.5
+        world.finish(planned, 0.1 if best else 0.2, val_error=0.1 if chosen else 0.3)
+    drawing = draw(world)["chosen"]
+    headings = [text.get_text() for text in drawing.figure.texts]
+    assert headings == ["lr=0.3", "lr=0.5"]
+    assert drawing.caption.endswith(
+        "Left out, because no seed's choice and no oracle lies there: lr=0.1, lr=0.2, lr=0.4, lr=0.6, lr=0.7; the CSV "
+        "has all."
+    )
+    assert drawing.data["cell"].nunique() == 7
+
+
+def test_no_axis_label_runs_into_another_panel(full_world: World) -> None:
+    for name, drawing in draw(full_world).items():
+        drawing.figure.draw_without_rendering()
+        dpi = drawing.figure.dpi
+        for axes in drawing.figure.axes:
+            label = axes.yaxis.label.get_window_extent()
+            for other in drawing.figure.axes:
+                panel = other.get_window_extent().padded(0.05 * dpi)  # lines and markers end where a panel does
+                assert other is axes or not label.width or not label.overlaps(panel), (name, axes.get_ylabel())
+
+
+def test_a_long_name_in_the_forest_plot_stays_left_of_the_panel(many_arms: World) -> None:
+    drawing = draw(many_arms)["differences"]
+    drawing.figure.draw_without_rendering()
+    (axes,) = drawing.figure.axes
+    names = [text for text in axes.texts if "class_neighbours" in text.get_text()]
+    assert len(names) == 2
+    boxes = [text.get_window_extent() for text in axes.texts if "=" in text.get_text()]
+    assert max(box.x1 for box in boxes) < axes.get_window_extent().x0
+    assert axes.get_window_extent().width > 2 * drawing.figure.dpi
+    rows = sorted(boxes, key=lambda box: -box.y0)
+    assert all(above.y0 >= below.y1 - 1 for above, below in itertools.pairwise(rows))
+
+
+def test_no_line_leaves_its_panel(full_world: World, many_arms: World) -> None:
+    """Panels that share a scale have room for all of them, not for the first alone."""
+    for world in (full_world, many_arms):
+        drawings = draw(world)
+        for name in ("attacks", "training_errors", "corruption_severity", "in_between"):
+            for axes in drawings[name].figure.axes:
+                low, high = axes.get_ylim()
+                assert low == 0
+                for line in axes.lines:
+                    assert np.nanmax(np.asarray(line.get_ydata(), dtype=float)) <= high, (
+                        name,
+                        axes.get_title(loc="left"),
+                    )

@@ -57,3 +57,9 @@ def test_a_minus_is_a_minus_and_a_hyphen_stays_one() -> None:
 )
 def test_an_estimated_number_claims_no_more_than_it_knows(n: int, text: str) -> None:
     assert formats.roughly(n, "seed") == text
+
+
+def test_a_long_list_ends_in_a_number() -> None:
+    assert formats.listed(["a", "b"], most=2) == "a, b"
+    assert formats.listed(["a", "b", "c", "d"], most=2, separator="; ") == "a; b and 2 more"
+    assert formats.listed([], most=2) == ""

@@ -38,6 +38,16 @@ def test_alpha_is_0_for_erm_and_missing_for_a_fixed_lam(make_world: Callable[...
     assert math.isnan(alphas[2])
 
 
+def test_erm_with_companions_is_no_mixup_at_alpha_0(make_world: Callable[..., World]) -> None:
+    methods = "[erm, {name: erm, label_smoothing: 0.1}, {name: manifold_mixup, alpha: 2}, resizemix]"
+    world = make_world(seeds=1, methods=methods, label_noise="[{rate: 0}]")
+    trials = load(world.plan, world.store).trials.set_index("arm")["alpha"]
+    assert trials["erm"] == 0
+    assert math.isnan(trials["erm label_smoothing=0.1"])
+    assert trials.filter(like="manifold_mixup").tolist() == [2]
+    assert math.isnan(trials["resizemix"])
+
+
 def test_an_epoch_done_again_counts_once_and_as_it_went_last(make_world: Callable[..., World]) -> None:
     world = make_world(epochs=2)
     planned = world.plan.trials[0]

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import base64
+import html
+import json
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Collection
@@ -410,3 +413,90 @@ def test_what_training_saw_is_explained_and_old_results_lack_it(
         world.forget_mixing(planned)
     text = Page(render(world.plan, world.store, tmp_path).html.read_text()).text
     assert "What training saw" not in text
+
+
+@pytest.mark.usefixtures("without_pictures")
+def test_the_answer_has_what_was_chosen_on_validation(make_world: Callable[..., World], tmp_path: Path) -> None:
+    world = make_world(evaluate="[clean, corruptions]", metric="mean_corruption_error", label_noise="[{rate: 0}]")
+    finish(world)
+    page = Page(render(world.plan, world.store, tmp_path).html.read_text())
+    answer = page.text[: page.text.index("Paired comparison")]
+    assert (
+        "Chosen on validation mlp, digits: mixup alpha: 0.2, 1, chosen on each seed's validation images, beats"
+        in answer
+    )
+    assert (
+        "Here the validation error after the last epoch chooses, the test error after the last epoch counts" in answer
+    )
+    assert {"href": "#chosen"} in page.all("a")
+
+
+@pytest.mark.usefixtures("without_pictures")
+def test_of_many_choices_the_answer_is_their_tally(make_world: Callable[..., World], tmp_path: Path) -> None:
+    noise = "[{rate: 0}, {rate: 0.1}, {rate: 0.2}, {rate: 0.3}, {rate: 0.4}, {rate: 0.5}, {rate: 0.6}]"
+    methods = "[erm, {name: mixup, alpha: [0.2, 1]}, {name: mixup, lam: [0.5, 0.7]}]"
+    world = make_world(seeds=3, label_noise=noise, methods=methods)
+    finish(world)
+    text = Page(render(world.plan, world.store, tmp_path).html.read_text()).text
+    answer = text[: text.index("Paired comparison")]
+    assert re.search(r"Chosen on validation With what validation chose, of 14 comparisons: \d+ better than ERM", answer)
+    assert "chosen on each seed's validation images" not in answer
+
+
+@pytest.mark.usefixtures("without_pictures")
+def test_a_caution_names_five_and_counts_the_others(make_world: Callable[..., World], tmp_path: Path) -> None:
+    world = make_world(methods="[erm, {name: mixup, alpha: [0.1, 0.2, 0.4, 1, 2, 4, 8]}]", label_noise="[{rate: 0}]")
+    finish(world)
+    for planned in world.plan.trials:
+        folder = world.store.trial(planned.trial_id)
+        final = folder.final()
+        assert final is not None
+        final["metrics"]["test_error_val_selected"] = 0.1 + 0.01 * planned.trial.seed
+        folder.write_final(final)
+    text = Page(render(world.plan, world.store, tmp_path).html.read_text()).text
+    caution = text[text.index("7 of 7 would be others:") :]
+    caution = caution[: caution.index("mlp, digits mixup alpha=0.1 beats")]
+    assert caution.count("no clear difference, 0.0 points") == 5
+    assert caution.rstrip().endswith("mixup alpha=2 (mlp, digits) no clear difference, 0.0 points and 2 more.")
+
+
+@pytest.mark.usefixtures("without_pictures")
+def test_erm_with_companions_is_named_alike_everywhere(make_world: Callable[..., World], tmp_path: Path) -> None:
+    world = make_world(seeds=2, methods="[erm, {name: erm, label_smoothing: [0.1, 0.2]}, {name: mixup, alpha: 1}]")
+    finish(world)
+    report = render(world.plan, world.store, tmp_path)
+    page = Page(report.html.read_text())
+    assert "ERM label_smoothing: 0.1, 0.2" in page.text
+    for text in (page.text, report.table_text, *report.verdicts):
+        assert not re.search(r"\berm\b", text)
+
+
+def widths(page: Path) -> list[tuple[str, int, int]]:
+    """Of every table on the page in a window of 1200 pixels: what it is, and how wide it and its place are."""
+    script = (
+        "document.title = JSON.stringify([...document.querySelectorAll('.scroll')].map("
+        "e => [e.getAttribute('aria-label'), e.scrollWidth, e.clientWidth]))"
+    )
+    measuring = page.with_name("measuring.html")
+    measuring.write_text(page.read_text().replace("</body>", f"<script>{script}</script></body>"))
+    command = ["chromium", "--headless", "--no-sandbox", "--window-size=1200,900", "--dump-dom", measuring.as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    title = re.search("<title>(.*?)</title>", done.stdout, re.DOTALL)
+    assert title
+    return [tuple(each) for each in json.loads(html.unescape(title[1]))]
+
+
+@pytest.mark.skipif(not shutil.which("chromium"), reason="needs chromium")
+@pytest.mark.usefixtures("without_pictures")
+def test_long_names_make_no_table_of_verdicts_wider_than_the_page(
+    make_world: Callable[..., World], tmp_path: Path
+) -> None:
+    methods = """[erm, {name: mixup, alpha: [0.1, 0.2, 0.4, 1, 2, 4, 8, 32]}, \
+    {name: mixup, alpha: 1, only: inputs, partner: [class_neighbours, neighbours, same_class, permutation]}]"""
+    world = make_world(seeds=3, methods=methods)
+    finish(world)
+    found = widths(render(world.plan, world.store, tmp_path).html)
+    own = [each for each in found if re.match("Test error after|What validation chose|Against the oracle", each[0])]
+    assert len(own) == 4
+    for label, width, room in own:
+        assert width <= room, label

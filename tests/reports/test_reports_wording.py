@@ -37,6 +37,15 @@ def test_worse_with_a_pair_left_out() -> None:
     )
 
 
+def test_erm_is_an_abbreviation_whatever_accompanies_it() -> None:
+    assert wording.arm_name("erm") == "ERM"
+    assert wording.arm_name("erm label_smoothing=0.1") == "ERM label_smoothing=0.1"
+    assert wording.arm_name("erm label_smoothing: 0.05, 0.1, 0.2") == "ERM label_smoothing: 0.05, 0.1, 0.2"
+    assert wording.arm_name("mixup alpha=1") == "mixup alpha=1"
+    (comparison,) = compare([pairs(list(-0.042 + SPREAD), arm="erm dropout=0.3")])
+    assert sentence(comparison, baseline="erm").startswith("ERM dropout=0.3 beats ERM, ")
+
+
 def test_unclear() -> None:
     """Effect 0.005 / 0.0111 = 0.4505, for which a t test of power 0.8 takes 41 pairs."""
     (comparison,) = compare([pairs(list(-0.005 + SPREAD))])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from collections import Counter
 from pathlib import Path
 
@@ -38,6 +40,24 @@ def test_it_asks_its_question_of_several_arms(path: Path) -> None:
     assert plan.suite.question.endswith("?")
     assert plan.suite.name == path.stem
     assert path.read_text().startswith("# ")  # question, source and cost, for whoever opens the file
+
+
+COMMAND = re.compile(r"^#   bench run (\S+) (--set .*)$", re.M)
+
+
+def test_the_miniatures_at_their_heads_can_be_copied() -> None:
+    """One line each, whole; what it sets gives a plan on digits, without a network that is not known."""
+    found = {path.stem: COMMAND.findall(path.read_text()) for path in PATHS if "bench run" in path.read_text()}
+    assert len(found) == 10
+    for name, commands in found.items():
+        ((suite, options),) = commands
+        assert suite == name
+        words = shlex.split(options)
+        assert set(words[::2]) == {"--set"}
+        assert "#     --set" not in (SUITES / f"{name}.yaml").read_text()
+        plan = make_plan(load_suite(SUITES / f"{name}.yaml", overrides=words[1::2]))
+        assert {planned.trial.dataset.name for planned in plan.trials} == {"digits"}
+        assert {planned.trial.training.precision for planned in plan.trials} == {"fp32"}
 
 
 def test_no_two_have_one_name() -> None:

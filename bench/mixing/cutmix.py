@@ -5,9 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
-from pydantic import Field
-
-from bench.mixing.method import Mixing
+from bench.mixing.method import Alpha, Mixing, draw_lam
 from bench.mixing.partners import permuted
 
 if TYPE_CHECKING:
@@ -41,7 +39,7 @@ class CutMix(Mixing):
     neutral: ClassVar[dict[str, Any]] = {"alpha": 0}
 
     name: Literal["cutmix"] = "cutmix"
-    alpha: float = Field(default=1.0, ge=0, le=1000, allow_inf_nan=False)
+    alpha: Alpha = 1.0
 
     def _mixed_loss(self, model: nn.Module, batch: Batch, *, rng: np.random.Generator) -> BatchLoss:
         return cutmix_loss(self, model, batch, alpha=self.alpha, rng=rng)
@@ -50,7 +48,7 @@ class CutMix(Mixing):
 def cutmix_loss(method: Mixing, model: nn.Module, batch: Batch, *, alpha: float, rng: np.random.Generator) -> BatchLoss:
     """Draw lam, the box and the partners, and take the loss."""
     height, width = batch.x.shape[-2:]
-    box = draw_box(rng, rng.beta(alpha, alpha) if alpha else 1.0, height=height, width=width)
+    box = draw_box(rng, draw_lam(rng, alpha), height=height, width=width)
     partners = permuted(batch, rng=rng)
     logits = model(paste(batch.x, partners.x, box))
     return method.pair_loss(logits, batch, partners, 1 - box.area / (height * width))

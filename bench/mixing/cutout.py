@@ -28,4 +28,4 @@ def cut_out(x: Tensor, centres: NDArray[np.int64], *, side: int) -> Tensor:
         for axis, place in enumerate(torch.arange(size, device=x.device) for size in x.shape[-2:])
     ]
     hole = inside[0][:, None, :, None] & inside[1][:, None, None, :]
-    return x.masked_fill(hole, 0.0)
+    return torch.where(hole, 0.0, x)

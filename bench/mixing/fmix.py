@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from bench.mixing.method import Mixing
+from bench.mixing.method import Alpha, Mixing, draw_lam
 from bench.mixing.partners import permuted
 
 if TYPE_CHECKING:
@@ -28,14 +28,14 @@ class FMix(Mixing):
     neutral: ClassVar[dict[str, Any]] = {"alpha": 0}
 
     name: Literal["fmix"] = "fmix"
-    alpha: float = Field(default=1.0, ge=0, le=1000, allow_inf_nan=False)
+    alpha: Alpha = 1.0
     decay: float = Field(default=3.0, ge=0, le=10, description="larger: smoother shapes")
 
     def _mixed_loss(self, model: nn.Module, batch: Batch, *, rng: np.random.Generator) -> BatchLoss:
         import torch
 
         height, width = batch.x.shape[-2:]
-        lam = rng.beta(self.alpha, self.alpha) if self.alpha else 1.0
+        lam = draw_lam(rng, self.alpha)
         mask = draw_mask(rng, lam, height=height, width=width, decay=self.decay)
         partners = permuted(batch, rng=rng)
         x = batch.x

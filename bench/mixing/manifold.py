@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from bench.mixing.method import Mixing
+from bench.mixing.method import Alpha, Mixing, draw_lam
 from bench.mixing.mixup import mix_inputs
 from bench.mixing.partners import Partners, draw_permutation
 
@@ -25,9 +25,9 @@ class ManifoldMixup(Mixing):
 
     layers: one layer or, as a list in a list, a set to draw from: numbers, or names as the network has them. Layer 0 is
         the input, layer k the output of the network's k-th feature stage (its `feature_layers`): of a ResNet, 1 is the
-        stem's, which is what the first residual stage gets, and the last is what is pooled and classified. So layers 1
-        to 5 of preact_resnet18 are those of Zhang et al. 2018, Table 5; Verma et al. count the residual stages'
-        outputs, and their {0, 1, 2} is {0, 2, 3} here.
+        stem's and the last is what is pooled and classified. So layers 1 to 5 of preact_resnet18 are those of Zhang et
+        al. 2018, Table 5. Verma et al. count the residual stages' outputs: their {0, 1, 2} is {0, 2, 3} here, and not
+        the default, which every network with two hidden layers has.
 
     Gradients flow through the layers below the one that is mixed, as in Verma et al.
     """
@@ -36,7 +36,7 @@ class ManifoldMixup(Mixing):
     neutral: ClassVar[dict[str, Any]] = {"alpha": 0}
 
     name: Literal["manifold_mixup"] = "manifold_mixup"
-    alpha: float = Field(default=2.0, ge=0, le=1000, allow_inf_nan=False)
+    alpha: Alpha = 2.0
     layers: tuple[int | str, ...] = Field(
         default=(0, 1, 2),
         min_length=1,
@@ -47,8 +47,15 @@ class ManifoldMixup(Mixing):
     @model_validator(mode="before")
     @classmethod
     def _a_set(cls, options: Any) -> Any:
-        if isinstance(options, dict) and isinstance(options.get("layers"), int | str | list):
+        if isinstance(options, dict) and isinstance(options.get("layers"), int | float | str | list):
             layers = options["layers"]
+            for layer in layers if isinstance(layers, list) else [layers]:
+                if (
+                    isinstance(layer, bool)
+                    or not isinstance(layer, int | str)
+                    or (isinstance(layer, int) and layer < 0)
+                ):
+                    raise ValueError(f"{layer!r} should be a layer's number, from 0 for the input, or its name")
             return {**options, "layers": tuple(layers) if isinstance(layers, list) else (layers,)}
         return options
 
@@ -56,8 +63,6 @@ class ManifoldMixup(Mixing):
     @classmethod
     def _distinct(cls, layers: tuple[int | str, ...]) -> tuple[int | str, ...]:
         layers = tuple(0 if layer == INPUT else layer for layer in layers)
-        if any(isinstance(layer, bool) or (isinstance(layer, int) and layer < 0) for layer in layers):
-            raise ValueError(f"layers {list(layers)} should be numbers from 0, or names of the network's layers")
         if len(set(layers)) < len(layers):
             raise ValueError(f"layers {list(layers)} names one twice")
         return layers
@@ -67,7 +72,7 @@ class ManifoldMixup(Mixing):
         return self.layers
 
     def _mixed_loss(self, model: nn.Module, batch: Batch, *, rng: np.random.Generator) -> BatchLoss:
-        lam = rng.beta(self.alpha, self.alpha) if self.alpha else 1.0
+        lam = draw_lam(rng, self.alpha)
         perm, index = draw_permutation(batch, rng=rng)
         layer = self.layers[int(rng.integers(len(self.layers)))] if len(self.layers) > 1 else self.layers[0]
 
@@ -85,15 +90,14 @@ class ManifoldMixup(Mixing):
 def forward_through(model: nn.Module, x: Tensor, *, layer: int | str, change: Any) -> Tensor:
     """model(x) with `change` applied to what one of its layers gives.
 
-    layer: a number from 1, the place in the network's `feature_layers`, or the name of a submodule.
-    Raises ValueError for a layer that the network does not have, or that is not run exactly once in a forward pass.
+    layer: one of the network's `feature_layers`, by its place there, from 1, or by its name.
+    Raises ValueError for a layer that is not there, or that is not run exactly once in a forward pass.
     """
-    name = layer
-    if isinstance(layer, int):
-        layers = getattr(model, "feature_layers", ())
-        if layer > len(layers):
-            raise ValueError(f"the network has no layer {layer}: it has 0 to {len(layers)}")
-        name = layers[layer - 1]
+    layers = getattr(model, "feature_layers", ())
+    by_number = dict(enumerate(layers, start=1))
+    if layer not in (*by_number, *layers):
+        raise ValueError(f"the network has no layer {layer!r}: it has 0 to {len(layers)}, {', '.join(layers)}")
+    name = by_number.get(layer, layer) if isinstance(layer, int) else layer
     calls = 0
 
     def hook(_module: nn.Module, _args: object, output: Tensor) -> Tensor:
@@ -102,10 +106,7 @@ def forward_through(model: nn.Module, x: Tensor, *, layer: int | str, change: An
         changed: Tensor = change(output)
         return changed
 
-    try:
-        handle = model.get_submodule(str(name)).register_forward_hook(hook)
-    except AttributeError:
-        raise ValueError(f"the network has no layer {name!r}") from None
+    handle = model.get_submodule(str(name)).register_forward_hook(hook)
     try:
         logits: Tensor = model(x)
     finally:

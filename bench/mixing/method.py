@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -20,6 +20,10 @@ COMPANIONS = ("dropout", "stochastic_depth", "label_smoothing", "gaussian_noise"
 
 SCHEDULE = ("warmup_epochs", "off_epoch", "probability")
 """Options of every method that mixes: when it does."""
+
+
+Alpha = Annotated[float, Field(ge=0, le=1000, allow_inf_nan=False)]
+"""The parameter of lam ~ Beta(alpha, alpha); 0 stands for lam = 1."""
 
 
 class Neighbours(NamedTuple):
@@ -184,11 +188,13 @@ class Method(BaseModel, ABC):
 class Mixing(Method):
     """A method that mixes training examples: when it does so, in which epochs and how often.
 
-    warmup_epochs, off_epoch: a number of epochs; below 1, a share of the epochs of the recipe.
+    warmup_epochs, off_epoch: a whole number of epochs, or a share of the recipe's, which lies below 1.
     """
 
-    warmup_epochs: float | None = Field(default=None, ge=0, description="plain training first, for so many epochs")
-    off_epoch: float | None = Field(
+    warmup_epochs: int | float | None = Field(
+        default=None, ge=0, description="plain training first, for so many epochs; below 1: a share"
+    )
+    off_epoch: int | float | None = Field(
         default=None, gt=0, description="from this epoch on (after so many), plain training; below 1: a share"
     )
     probability: float | None = Field(
@@ -201,6 +207,11 @@ class Mixing(Method):
         """Always, and from the beginning, are what goes without saying: a sweep may name them."""
         if not isinstance(options, dict):
             return options
+        for key in ("warmup_epochs", "off_epoch"):
+            value = options.get(key)
+            if isinstance(value, float) and value >= 1:
+                end = "; to mix to the end, leave it out" if key == "off_epoch" else ""
+                raise ValueError(f"{key} {value}: a whole number counts epochs, and a share is less than 1{end}")
         unsaid = {"probability": 1, "warmup_epochs": 0}
         return {
             key: value
@@ -208,22 +219,14 @@ class Mixing(Method):
             if isinstance(value, bool) or value is None or value != unsaid.get(key)
         }
 
-    @model_validator(mode="after")
-    def _whole_epochs(self) -> Self:
-        for key in ("warmup_epochs", "off_epoch"):
-            value = getattr(self, key)
-            if value is not None and value >= 1 and not float(value).is_integer():
-                raise ValueError(f"{key} {value:g} should be whole, or a share of the epochs below 1")
-        return self
-
     @property
     def is_neutral(self) -> bool:
         return self.probability == 0 or super().is_neutral
 
     def mixing_epochs(self, epochs: int) -> range:
         """The epochs, from 0, in which it mixes, of a training of `epochs`."""
-        first = 0 if self.warmup_epochs is None else _count(self.warmup_epochs, epochs)
-        end = epochs if self.off_epoch is None else _count(self.off_epoch, epochs)
+        first = 0 if self.warmup_epochs is None else count_epochs(self.warmup_epochs, epochs)
+        end = epochs if self.off_epoch is None else count_epochs(self.off_epoch, epochs)
         return range(first, min(end, epochs))
 
     def _loss(self, model: nn.Module, batch: Batch, *, rng: np.random.Generator) -> BatchLoss:
@@ -270,7 +273,13 @@ def plain_loss(method: Method, model: nn.Module, batch: Batch) -> BatchLoss:
     return BatchLoss(method.cross_entropy(logits, batch.y), logits, batch.labels, ((batch.labels, 1.0),))
 
 
-def _count(epochs: float, total: int) -> int:
+def draw_lam(rng: np.random.Generator, alpha: float) -> float:
+    """lam ~ Beta(alpha, alpha), the weight of the example itself."""
+    return rng.beta(alpha, alpha) if alpha else 1.0
+
+
+def count_epochs(epochs: float, total: int) -> int:
+    """A number of epochs, or below 1 a share of `total`, rounded."""
     return round(epochs * total) if epochs < 1 else int(epochs)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 import numpy as np
 from pydantic import Field, WithJsonSchema, model_validator
 
-from bench.mixing.method import Mixing, Neighbours
+from bench.mixing.method import Alpha, Mixing, Neighbours
 from bench.mixing.partners import Partner, Partners, draw_positions, permuted
 
 if TYPE_CHECKING:
@@ -44,16 +44,14 @@ class Mixup(Mixing):
     neutral: ClassVar[dict[str, Any]] = {"alpha": 0, "lam": 1}
 
     name: Literal["mixup"] = "mixup"
-    alpha: float | None = Field(default=None, ge=0, le=1000, allow_inf_nan=False)
+    alpha: Alpha | None = None
     lam: Weight = Field(default=None, description='fixed instead of drawn; or "uniform", which is alpha 1')
     lam_per: Literal["batch", "sample"] = "batch"
     labels: Literal["mixed", "unmixed"] = "mixed"
     only: Literal["inputs", "labels"] | None = Field(
         default=None, description="mix inputs alone, with the label of the larger weight, or labels alone"
     )
-    partner: Partner | Literal["permutation"] | None = Field(
-        default=None, description="unsaid: permutation, a random one of the batch"
-    )
+    partner: Partner | None = Field(default=None, description="unsaid: permutation, a random one of the batch")
     k: int | None = Field(default=None, ge=1, description=f"partners that are neighbours: of how many; {NEIGHBOURS}")
     examples: int | None = Field(default=None, ge=2, le=16, description="how many are mixed; unsaid: two")
 
@@ -64,6 +62,8 @@ class Mixup(Mixing):
         if not isinstance(options, dict):
             return options
         options = dict(options)
+        if isinstance(options.get("lam"), str) and options["lam"] != "uniform":
+            raise ValueError(f"lam {options['lam']!r} should be a number from 0 to 1, or uniform")
         if options.get("lam") == "uniform":
             if options.get("alpha") is not None:
                 raise ValueError("lam uniform is alpha 1: give one of them")
@@ -88,6 +88,8 @@ class Mixup(Mixing):
             raise ValueError("labels unmixed mixes the inputs only, and keeps every label: leave out only")
         if self.k is not None and self.partner not in ("neighbours", "class_neighbours"):
             raise ValueError("k belongs to partner neighbours or class_neighbours")
+        if self.examples is not None and self.partner == "next_batch":
+            raise ValueError("the next batch has one partner for each example: with next_batch, leave out examples")
         if self.examples is not None and (self.lam is not None or self.only or self.labels == "unmixed"):
             raise ValueError("examples draws its weights by alpha, and mixes inputs and labels")
         return self
@@ -125,7 +127,7 @@ class Mixup(Mixing):
         return rng.beta(self.alpha, self.alpha, batch_size if self.lam_per == "sample" else None)
 
     def _partners(self, batch: Batch, *, rng: np.random.Generator) -> Partners:
-        if self.partner is None or self.partner == "permutation":
+        if self.partner is None:
             return permuted(batch, rng=rng)
         positions = draw_positions(self.partner, batch, rng=rng)
         x, y = batch.training_set.take(positions)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 
 from bench.mixing.cutmix import cutmix_loss
-from bench.mixing.method import Mixing
+from bench.mixing.method import Alpha, Mixing, draw_lam
 from bench.mixing.mixup import mix_inputs
 from bench.mixing.partners import permuted
 
@@ -28,9 +28,9 @@ class MixupOrCutMix(Mixing):
     shown: ClassVar[tuple[str, ...]] = ("alpha", "cutmix_alpha")
 
     name: Literal["mixup_or_cutmix"] = "mixup_or_cutmix"
-    alpha: float = Field(default=0.8, ge=0, le=1000, allow_inf_nan=False)
-    cutmix_alpha: float = Field(default=1.0, ge=0, le=1000, allow_inf_nan=False)
-    switch: float = Field(default=0.5, ge=0, le=1, description="share of the mixed batches that CutMix mixes")
+    alpha: Alpha = 0.8
+    cutmix_alpha: Alpha = 1.0
+    switch: float = Field(default=0.5, gt=0, lt=1, description="share of the mixed batches that CutMix mixes")
 
     @property
     def is_neutral(self) -> bool:
@@ -39,6 +39,6 @@ class MixupOrCutMix(Mixing):
     def _mixed_loss(self, model: nn.Module, batch: Batch, *, rng: np.random.Generator) -> BatchLoss:
         if rng.random() < self.switch:
             return cutmix_loss(self, model, batch, alpha=self.cutmix_alpha, rng=rng)
-        lam = rng.beta(self.alpha, self.alpha) if self.alpha else 1.0
+        lam = draw_lam(rng, self.alpha)
         partners = permuted(batch, rng=rng)
         return self.pair_loss(model(mix_inputs(batch.x, partners.x, lam)), batch, partners, lam)

@@ -12,11 +12,11 @@ if TYPE_CHECKING:
 
     from bench.mixing.batch import Batch
 
-Partner = Literal["same_class", "different_class", "neighbours", "class_neighbours", "next_batch"]
-"""Besides a random permutation of the batch, which is the unsaid one.
-
+Partner = Literal["permutation", "same_class", "different_class", "neighbours", "class_neighbours", "next_batch"]
+"""permutation: a random one of the batch, which goes without saying.
 same_class, different_class: drawn uniformly from the whole training set, among the examples of the same (given) label
 but for the example itself, or of all other labels; of a label that one example alone has, that one is its own partner.
+The paper's Table 5 permutes within each class (of the batch, as we understand it), so that some stay where they are.
 neighbours, class_neighbours: one of the k nearest training examples, over all classes or of the same given label.
 next_batch: the examples that come a batch later in the epoch's order; after its last, those at its beginning.
 """
@@ -33,7 +33,7 @@ class Partners(NamedTuple):
 def permuted(batch: Batch, *, rng: np.random.Generator) -> Partners:
     """A random permutation of the batch, as in the authors' code."""
     perm, index = draw_permutation(batch, rng=rng)
-    return Partners(batch.x.index_select(0, index), batch.y.index_select(0, index), batch.labels[perm])
+    return Partners(batch.x[index], batch.y.index_select(0, index), batch.labels[perm])
 
 
 def draw_permutation(batch: Batch, *, rng: np.random.Generator) -> tuple[NDArray[np.int64], Tensor]:

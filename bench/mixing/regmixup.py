@@ -22,7 +22,8 @@ class RegMixup(Mixing):
     """Cross-entropy of the batch plus `weight` times mixup's of the mixed batch, lam ~ Beta(alpha, alpha) near 1/2.
 
     Both go through the network together, so BatchNorm sees them as one batch, as in the authors' code; a step costs
-    about twice as much. alpha 10 and 20 are the authors' for CIFAR, with weight 1.
+    about twice as much. The sum is the paper's; the authors' code takes the mean over both halves, which is half of it
+    at weight 1, and so half the step under SGD. Its default is alpha 20.
     """
 
     shown: ClassVar[tuple[str, ...]] = ("alpha",)

@@ -129,8 +129,13 @@ def _check_layers(suite: Suite, networks: Networks) -> None:
     for cell in suite.cells:
         network = networks.of(cell)
         for method in suite.methods_in(cell):
-            for layer in method.layers_mixed if network else ():
-                assert network is not None
+            if network is None:
+                continue
+            numbers = [network.layers.index(x) + 1 if x in network.layers else x for x in method.layers_mixed]
+            if len(set(numbers)) < len(numbers):
+                message = f"layers {list(method.layers_mixed)} names one layer of {cell.model.name} twice"
+                raise suite.document.error(suite.place_of(method, "layers"), message)
+            for layer in method.layers_mixed:
                 if layer not in (*range(len(network.layers) + 1), *network.layers):
                     there = ", ".join(f"{number} ({name})" for number, name in enumerate(network.layers, start=1))
                     message = f"{cell.model.name} has no layer {layer!r}; there is 0 (the input), {there}"

@@ -14,12 +14,16 @@ from bench.data.datasets import Facts
 from bench.data.human_labels import file_fingerprint
 from bench.data.label_noise import CLASS_MAPS, transition_matrix
 from bench.mixing import Erm, Mixing
+from bench.mixing.method import count_epochs
 from bench.plan.cells import Cell
 from bench.plan.config import SECTIONS, DatasetConfig, LabelNoiseConfig, Section
 from bench.plan.document import KeyPath, dotted
 from bench.plan.evaluation import Corruptions, Evaluation, Ood, PlannedEvaluation
 from bench.plan.suite import Suite, needs_validation
 from bench.plan.trial import Trial
+
+COMPANION_ARGUMENTS = (("dropout", "dropout"), ("dropout", "drop_rate"), ("stochastic_depth", "drop_path_rate"))
+"""Options of every method, and the argument of a network that says the same."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +95,9 @@ def make_plan(suite: Suite) -> Plan:
     _check_sizes(suite, cells)
     _check_methods(suite, cells)
     evaluations = [_resolved_evaluation(suite, index) for index in range(len(suite.evaluations))]
-    return Plan(suite=suite, trials=tuple(_trials(suite, cells, labels, evaluations)), cells=tuple(labels))
+    trials = tuple(_trials(suite, cells, labels, evaluations))
+    _check_arms(suite, trials)
+    return Plan(suite=suite, trials=trials, cells=tuple(labels))
 
 
 def data_facts(dataset: DatasetConfig) -> Facts:
@@ -196,12 +202,27 @@ def _check_methods(suite: Suite, cells: Sequence[Cell]) -> None:
                 message = f"a square of {method.cutout} pixels is more than the images of {cell.dataset.display_name}"
                 message += f" have: {facts.height} x {facts.width}"
                 raise suite.document.error(suite.place_of(method, "cutout"), message)
+            for companion, argument in COMPANION_ARGUMENTS:
+                if getattr(method, companion) is not None and cell.model.args.get(argument):
+                    message = (
+                        f"the network sets {argument} already, to {cell.model.args[argument]}: give it in one place"
+                    )
+                    raise suite.document.error(suite.place_of(method, companion), message)
+            num_train = round((cell.dataset.train_size or facts.num_train) * (1 - cell.dataset.val_fraction))
+            if getattr(method, "partner", None) == "next_batch" and cell.training.batch_size >= num_train:
+                message = f"an epoch of {num_train} training images has no next batch of {cell.training.batch_size}"
+                raise suite.document.error(suite.place_of(method, "partner"), message)
             if not isinstance(method, Mixing):
                 continue
-            if method.off_epoch is not None and method.off_epoch >= epochs:
+            if method.off_epoch is not None and count_epochs(method.off_epoch, epochs) >= epochs:
                 message = f"mixing stops after {method.off_epoch:g} epochs of a training that has {epochs}"
-                message += ": less, or a share of the epochs such as 0.75"
+                if method.off_epoch < 1:
+                    message = f"a share of {method.off_epoch:g} of {epochs} epochs is all of them"
+                message += ": less, such as 0.75, or leave it out"
                 raise suite.document.error(suite.place_of(method, "off_epoch"), message)
+            if method.warmup_epochs is not None and not count_epochs(method.warmup_epochs, epochs):
+                message = f"a share of {method.warmup_epochs:g} of {epochs} epochs is none: more, or leave it out"
+                raise suite.document.error(suite.place_of(method, "warmup_epochs"), message)
             if not method.mixing_epochs(epochs):
                 key = "warmup_epochs" if method.warmup_epochs is not None else "off_epoch"
                 message = f"no epoch is left to mix in: the training has {epochs}"
@@ -251,6 +272,16 @@ def _check_distinct(suite: Suite, cells: Sequence[Cell]) -> None:
             message = f"duplicate cell: the same data, label noise, network and recipe as with {other}"
             raise suite.document.error(cell.origin, message)
         seen[identity] = cell
+
+
+def _check_arms(suite: Suite, trials: Sequence[PlannedTrial]) -> None:
+    """Raise SuiteError where two arms of a cell are one training: a method's weight decay may be the recipe's."""
+    seen: dict[tuple[str, str], str] = {}
+    for planned in trials:
+        other = seen.setdefault((planned.cell, planned.trial_id), planned.arm)
+        if other != planned.arm:
+            message = f"duplicate arm {planned.arm!r} in the cell {planned.cell}: it trains as {other!r} does"
+            raise suite.document.error(suite.place_of(planned.trial.method, "weight_decay"), message)
 
 
 def _cell_labels(cells: Sequence[Cell]) -> list[str]:

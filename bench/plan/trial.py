@@ -48,6 +48,8 @@ class Trial(BaseModel):
         content = self.model_dump(mode="json", exclude=paths, exclude_none=True)
         if self.dataset.train_corruption is not None:
             content["dataset"]["train_corruption"]["version"] = CORRUPTIONS_VERSION
+        if "weight_decay" in content["method"]:  # the same training as under a recipe with that weight decay
+            content["training"]["weight_decay"] = content["method"].pop("weight_decay")
         return {"numerics_version": NUMERICS_VERSION, **content}
 
     @property

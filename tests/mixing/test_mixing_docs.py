@@ -25,6 +25,11 @@ def test_every_method_has_a_row_with_its_options():
     assert {*COMPANIONS, *SCHEDULE} <= rows.keys()
 
 
+def test_its_tables_have_a_cell_for_each_column():
+    for table in re.findall(r"(?:^\|.*\n)+", TEXT, re.M):
+        assert len({line.count("|") for line in table.splitlines()}) == 1, table[:80]
+
+
 def test_the_suite_in_it_loads(tmp_path):
     (entries,) = re.findall(r"^```yaml\n(.*?)^```", TEXT, re.M | re.S)
     head = "name: docs\nquestion: Does it load?\nbase: {dataset: digits, model: mlp, training: {epochs: 10}}\n"

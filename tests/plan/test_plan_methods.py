@@ -73,6 +73,9 @@ def test_a_companion_is_no_method(suite_with: Callable[..., Suite], name: str) -
 @pytest.mark.parametrize(
     ("method", "error"),
     [
+        ("{name: mixup, off_epoch: 0.99}", r"off_epoch: a share of 0.99 of 8 epochs is all of them"),
+        ("{name: mixup, warmup_epochs: 0.01}", r"warmup_epochs: a share of 0.01 of 8 epochs is none"),
+        ("{name: erm, weight_decay: 1e-4}", r"weight_decay: duplicate arm 'erm weight_decay=0.0001' .* as 'erm' does"),
         ("{name: mixup, off_epoch: 8}", r":9: methods\[1\].off_epoch: mixing stops after 8 epochs of a training that"),
         ("{name: mixup, warmup_epochs: 8}", r":9: methods\[1\].warmup_epochs: no epoch is left to mix in"),
         ("{name: mixup, off_epoch: 0.01}", r":9: methods\[1\].off_epoch: no epoch is left to mix in"),
@@ -83,6 +86,34 @@ def test_a_companion_is_no_method(suite_with: Callable[..., Suite], name: str) -
 def test_what_does_not_fit_the_recipe_or_the_images(suite_with: Callable[..., Suite], method: str, error: str) -> None:
     with pytest.raises(SuiteError, match=error):
         make_plan(suite_with(method))
+
+
+def test_a_network_that_has_dropout_already(suite_with: Callable[..., Suite]) -> None:
+    with pytest.raises(SuiteError, match=r"methods\[1\].dropout: the network sets dropout already, to 0.3: give it in"):
+        make_plan(suite_with("{name: mixup, dropout: [0, 0.3]}", "name: mlp, dropout: 0.3"))
+
+
+def test_no_next_batch(load: Callable[..., Suite]) -> None:
+    text = TEXT.replace("METHOD", "{name: mixup, partner: next_batch}").replace(
+        "epochs: 8", "epochs: 8, batch_size: 900"
+    )
+    with pytest.raises(SuiteError, match=r"methods\[1\].partner: an epoch of 900 training images has no next batch"):
+        make_plan(load(text))
+
+
+@pytest.mark.parametrize(
+    ("method", "error"),
+    [
+        ("{name: mixup, partner: knn}", "methods[1].partner: 'knn' should be 'permutation', 'same_class'"),
+        ("{name: manifold_mixup, layers: true}", "methods[1]: True should be a layer's number, from 0"),
+        ("{name: manifold_mixup, layers: 1.0}", "methods[1]: 1.0 should be a layer's number, from 0"),
+        ("{name: mixup, off_epoch: [0.5, 1.0]}", "methods[1]: off_epoch 1.0: a whole number counts epochs"),
+    ],
+)
+def test_errors_say_what_would_be_right(suite_with: Callable[..., Suite], method: str, error: str) -> None:
+    with pytest.raises(SuiteError) as found:
+        suite_with(method)
+    assert error in str(found.value)
 
 
 def test_what_fits(suite_with: Callable[..., Suite]) -> None:
@@ -109,6 +140,11 @@ def test_a_layer_that_the_network_does_not_have(
     """Known without torch: the suites that ship have an MLP."""
     with pytest.raises(SuiteError, match=error):
         known_networks(suite_with(f"{{name: manifold_mixup, layers: {layers}}}"), cache_root=tmp_path)
+
+
+def test_one_layer_by_two_names(suite_with: Callable[..., Suite], tmp_path: Path) -> None:
+    with pytest.raises(SuiteError, match=r"layers \[1, '2'\] names one layer of mlp twice"):
+        known_networks(suite_with('{name: manifold_mixup, layers: [[1, "2"]]}'), cache_root=tmp_path)
 
 
 def test_layers_by_number_and_name(suite_with: Callable[..., Suite], tmp_path: Path) -> None:

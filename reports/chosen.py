@@ -145,8 +145,8 @@ class Selection:
 
     val_metric, test_metric: the error that chooses, and the one that counts.  baseline: the family of the baseline.
     choices: per task and family.  under_one_recipe: the same within each cell of the tasks that have several.
-    comparisons: each family's chosen against the baseline's; `one_recipe`: within a cell. Both are one Holm family;
-        a judgement's cell is the task, or the cell, and its arm is the family.
+    comparisons: each family's chosen against the baseline's; `one_recipe`: within a cell. Each is a Holm family of its
+        own, since they answer two questions; a judgement's cell is the task, or the cell, and its arm is the family.
     """
 
     val_metric: str
@@ -181,7 +181,6 @@ def chosen_on_validation(results: Results) -> Selection | None:
     within = choices(trials, tasks=single, families=families)
     baseline = next(family.name for family in families if plan.baseline in family.arms)
     own, one = pairs_of_chosen(made, baseline=baseline), pairs_of_chosen(within, baseline=baseline)
-    judged = judge([*own, *one], better="lower")
     return Selection(
         val_metric=val_metric,
         test_metric=test_metric,
@@ -190,8 +189,8 @@ def chosen_on_validation(results: Results) -> Selection | None:
         families=tuple(families),
         choices=tuple(made),
         under_one_recipe=tuple(within),
-        comparisons=tuple(judged[: len(own)]),
-        one_recipe=tuple(judged[len(own) :]),
+        comparisons=tuple(judge(own, better="lower")),
+        one_recipe=tuple(judge(one, better="lower")),
     )
 
 

@@ -91,7 +91,11 @@ def _chosen(results: Results, _secondary: Sequence[Secondary]) -> Section:
                 chosen_tables.comparisons_table(selection),
                 "What validation chose for each method against what it chose for "
                 f"{wording.arm_name(selection.baseline)}, paired by seed, in percentage points. p is adjusted over "
-                "this table.",
+                + (
+                    "the rows with each its own best, and apart from them over those under one recipe."
+                    if selection.has_recipes
+                    else "this table."
+                ),
             ),
         ),
         notes=("Seed by seed: chosen.csv.",),

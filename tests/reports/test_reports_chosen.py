@@ -298,14 +298,14 @@ def test_each_under_its_own_best_recipe_and_both_under_one(world: World) -> None
     assert [row[-1] for row in rows] == ["better", "worse", "better"]
 
 
-def test_holm_is_over_all_comparisons_of_the_section(world: World) -> None:
+def test_holm_is_over_each_of_the_two_questions(world: World) -> None:
+    """One comparison of what was chosen, which rows about another question must not dilute; two under one recipe."""
     selection = selection_of(world)
-    judged = [*selection.comparisons, *selection.one_recipe]
-    stepped, floor = {}, 0.0
-    for rank, index in enumerate(sorted(range(3), key=lambda index: judged[index].p)):
-        floor = max(floor, min(1.0, (3 - rank) * judged[index].p))
-        stepped[index] = floor
-    assert [each.holm_p for each in judged] == pytest.approx([stepped[index] for index in range(3)])
+    (own,) = selection.comparisons
+    assert own.holm_p == own.p
+    low, high = sorted(selection.one_recipe, key=lambda judged: judged.p)
+    assert low.holm_p == pytest.approx(2 * low.p)
+    assert high.holm_p == pytest.approx(max(2 * low.p, high.p))
 
 
 def test_the_tables_say_what_was_chosen(world: World) -> None:

@@ -90,7 +90,10 @@ def _verdicts(results: Results, comparisons: Sequence[Comparison]) -> dict[str, 
 
 
 def _chosen(results: Results) -> dict[str, object] | None:
-    """(verdict, sentence) of what was chosen on validation; of more than a page can answer with, the tally alone."""
+    """(verdict, sentence) of what was chosen on validation; of more than a page can answer with, the tally alone.
+
+    The tally is its outcome, too: beside that of the suite's comparisons, because it may well be the other way round.
+    """
     selection = chosen_on_validation(results)
     found = chosen_tables.answers(selection) if selection else []
     if selection and len(found) > MOST_ANSWERS:
@@ -102,7 +105,7 @@ def _chosen(results: Results) -> dict[str, object] | None:
         f"Here the {val.phrase} chooses, the {test.phrase} counts, and p is adjusted over the comparisons of what was "
         "chosen. Test images have no part in the choice."
     )
-    return {"answers": found, "note": note}
+    return {"outcome": chosen_tables.outcome(selection), "answers": found, "note": note}
 
 
 def _changed_by_selection(results: Results, comparisons: Sequence[Comparison]) -> Iterator[str]:

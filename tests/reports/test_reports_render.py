@@ -425,6 +425,7 @@ def test_the_answer_has_what_was_chosen_on_validation(make_world: Callable[..., 
         "Chosen on validation mlp, digits: mixup alpha: 0.2, 1, chosen on each seed's validation images, beats"
         in answer
     )
+    assert answer.index("With what validation chose, of 1 comparison: 1 better") < answer.index("Chosen on validation")
     assert (
         "Here the validation error after the last epoch chooses, the test error after the last epoch counts" in answer
     )

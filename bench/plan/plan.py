@@ -225,7 +225,10 @@ def _check_methods(suite: Suite, cells: Sequence[Cell]) -> None:
                 raise suite.document.error(suite.place_of(method, "warmup_epochs"), message)
             if not method.mixing_epochs(epochs):
                 key = "warmup_epochs" if method.warmup_epochs is not None else "off_epoch"
-                message = f"no epoch is left to mix in: the training has {epochs}"
+                given = [
+                    f"{key} {value:g}" for key in ("warmup_epochs", "off_epoch") if (value := getattr(method, key))
+                ]
+                message = f"no epoch is left to mix in: {', '.join(given)}, of {epochs} epochs"
                 raise suite.document.error(suite.place_of(method, key), message)
 
 

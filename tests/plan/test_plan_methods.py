@@ -79,7 +79,10 @@ def test_a_companion_is_no_method(suite_with: Callable[..., Suite], name: str) -
         ("{name: mixup, off_epoch: 8}", r":9: methods\[1\].off_epoch: mixing stops after 8 epochs of a training that"),
         ("{name: mixup, warmup_epochs: 8}", r":9: methods\[1\].warmup_epochs: no epoch is left to mix in"),
         ("{name: mixup, off_epoch: 0.01}", r":9: methods\[1\].off_epoch: no epoch is left to mix in"),
-        ("{name: cutmix, warmup_epochs: 4, off_epoch: 0.5}", r"methods\[1\].warmup_epochs: no epoch is left"),
+        (
+            "{name: cutmix, warmup_epochs: 4, off_epoch: 0.5}",
+            r"methods\[1\].warmup_epochs: no epoch is left to mix in: warmup_epochs 4, off_epoch 0.5, of 8 epochs",
+        ),
         ("{name: erm, cutout: 9}", r":9: methods\[1\].cutout: a square of 9 pixels is more than the images of digits"),
     ],
 )

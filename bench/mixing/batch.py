@@ -15,6 +15,13 @@ Lam = float | NDArray[np.float64]
 """One number for a batch, or (B,), one for each example."""
 
 
+def inverse(permutation: Labels) -> Labels:
+    """(n,): where each of 0..n-1 stands in the permutation (n,)."""
+    places = np.empty_like(permutation)
+    places[permutation] = np.arange(len(permutation))
+    return places
+
+
 class ClassIndex:
     """The examples of each class.  labels: (n,) as given."""
 
@@ -29,9 +36,7 @@ class ClassIndex:
     @cached_property
     def places(self) -> Labels:
         """(n,), where each position stands in `members`."""
-        places = np.empty_like(self.members)
-        places[self.members] = np.arange(len(places))
-        return places
+        return inverse(self.members)
 
     def span(self, labels: Labels) -> tuple[Labels, Labels]:
         """The first place of each label's members and the one after their last, (B,) each."""

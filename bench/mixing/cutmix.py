@@ -69,9 +69,13 @@ def draw_box(rng: np.random.Generator, lam: float, *, height: int, width: int) -
 
 def paste(x: Tensor, partner_x: Tensor, box: Box) -> Tensor:
     """x with partner_x in the box; both (B, C, H, W)."""
+    return filled(x, partner_x[:, :, box.top : box.bottom, box.left : box.right], box)
+
+
+def filled(x: Tensor, patch: Tensor, box: Box) -> Tensor:
+    """x (B, C, H, W) with the patch, which is of the box's size, in the box; x itself where the box is empty."""
     if not box.area:
         return x
-    rows, columns = slice(box.top, box.bottom), slice(box.left, box.right)
     mixed = x.clone()
-    mixed[:, :, rows, columns] = partner_x[:, :, rows, columns]
+    mixed[:, :, box.top : box.bottom, box.left : box.right] = patch
     return mixed

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 import numpy as np
 from pydantic import Field, WithJsonSchema, model_validator
 
-from bench.mixing.method import Alpha, Mixing, Neighbours
+from bench.mixing.method import Alpha, Mixing, Neighbours, draw_lam
 from bench.mixing.partners import Partner, Partners, draw_positions, permuted
 
 if TYPE_CHECKING:
@@ -122,9 +122,10 @@ class Mixup(Mixing):
         """lam, the weight of the unpermuted sample: one number per batch, or (B,) float64, one per sample."""
         if self.lam is not None:
             return self.lam
-        if not self.alpha:
-            return 1.0
-        return rng.beta(self.alpha, self.alpha, batch_size if self.lam_per == "sample" else None)
+        assert self.alpha is not None
+        if self.lam_per == "batch" or not self.alpha:
+            return draw_lam(rng, self.alpha)
+        return rng.beta(self.alpha, self.alpha, batch_size)
 
     def _partners(self, batch: Batch, *, rng: np.random.Generator) -> Partners:
         if self.partner is None:

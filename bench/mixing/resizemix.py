@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from bench.mixing.cutmix import Box
+from bench.mixing.cutmix import Box, filled
 from bench.mixing.method import Mixing
 from bench.mixing.partners import permuted
 
@@ -58,7 +58,5 @@ def paste_small(x: Tensor, partner_x: Tensor, box: Box) -> Tensor:
     if not box.area:
         return x
     size = (box.bottom - box.top, box.right - box.left)
-    mixed = x.clone()
     small = interpolate(partner_x.float(), size, mode="bilinear", align_corners=False, antialias=True)
-    mixed[:, :, box.top : box.bottom, box.left : box.right] = small.to(x.dtype)
-    return mixed
+    return filled(x, small.to(x.dtype), box)

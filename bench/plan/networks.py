@@ -128,9 +128,9 @@ def write_shipped(suites: Path) -> None:
 def _check_layers(suite: Suite, networks: Networks) -> None:
     for cell in suite.cells:
         network = networks.of(cell)
+        if network is None:
+            continue
         for method in suite.methods_in(cell):
-            if network is None:
-                continue
             numbers = [network.layers.index(x) + 1 if x in network.layers else x for x in method.layers_mixed]
             if len(set(numbers)) < len(numbers):
                 message = f"layers {list(method.layers_mixed)} names one layer of {cell.model.name} twice"

@@ -18,7 +18,7 @@ from bench.data.label_noise import class_map, corrupt_labels, nominal_rate, real
 from bench.data.neighbours import training_neighbours
 from bench.data.posterior import posterior_sha256
 from bench.data.split import carve_validation, subset
-from bench.mixing.batch import Batch, ClassIndex, TrainingSet
+from bench.mixing.batch import Batch, ClassIndex, TrainingSet, inverse
 from bench.plan.config import TrainingConfig
 from bench.plan.trial import Trial
 from bench.training.seeding import stream
@@ -235,9 +235,7 @@ class Epoch:
     @cached_property
     def _place_of(self) -> NDArray[np.int64]:
         """(n,), the place of each position in the order."""
-        places = np.empty_like(self.order)
-        places[self.order] = np.arange(len(places))
-        return places
+        return inverse(self.order)
 
     def _augmented(self, index: Tensor, places: slice | Tensor) -> Tensor:
         x = self.data.images.index_select(0, index)

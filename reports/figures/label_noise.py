@@ -9,12 +9,11 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
-from matplotlib.ticker import MaxNLocator
 
 from reports.figures.arms import drawn_arms
 from reports.figures.drawing import Drawing
 from reports.figures.layout import CHARACTER, grid, panels, size_in_inches
-from reports.figures.series import curves_by, draw_curves, occurring, summarised
+from reports.figures.series import draw_epochs, occurring, summarised
 from reports.formats import percent
 from reports.load import LabelNoise, Results
 from reports.statistics import Comparison
@@ -97,14 +96,10 @@ def memorisation(results: Results, _comparisons: Sequence[Comparison]) -> Drawin
     drawn = drawn_arms(results, points["train_error_wrong_labels"]["arm"])
     titles = list(MEMORY.values())
     figure, axes_of = grid(cells, titles, x="epoch", y=["training error (%)"], height=1.3, handles=drawn.handles())
-    for column, name in enumerate(MEMORY):
-        curves_of = curves_by(points[name], ["cell", "arm"], x="epoch", scale=100)
-        for cell, row in zip(cells, axes_of, strict=True):
-            own = {arm: curves_of[cell, arm] for arm in drawn.arms if (cell, arm) in curves_of}
-            draw_curves(row[column], own, drawn)
-            row[column].set_xlim(left=0)
-            row[column].set_ylim(0, 100)
-            row[column].xaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 5, 10], integer=True))
+    draw_epochs(axes_of, list(points.values()), cells, drawn)
+    for row in axes_of:
+        for axes in row:
+            axes.set_ylim(0, 100)
     caption = (
         "Errors on training images, without augmentation. Middle: against the wrong labels as given; where the curve "
         "falls, the network learns them by heart. Right: the share of wrongly labelled images whose true class the "

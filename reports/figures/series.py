@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 from scipy import special
 
 from reports.figures.arms import DrawnArms, line
@@ -69,6 +70,21 @@ def draw_curve(
         axes.fill_between(x, low, high, color=style.color, alpha=0.16, linewidth=0)
     options = line(style) if markers else line(style) | {"marker": ""}
     axes.plot(x, mean, markersize=3, clip_on=not markers, **options)
+
+
+def draw_epochs(
+    axes_of: Sequence[Sequence[Axes]], points: Sequence[pd.DataFrame], cells: Sequence[str], drawn: DrawnArms
+) -> None:
+    """Fractions in percent against the epoch: a row of panels for each cell, a column for each of `points`.
+
+    points: what `summarised` gives by cell, arm and epoch.
+    """
+    for column, frame in enumerate(points):
+        curves = curves_by(frame, ["cell", "arm"], x="epoch", scale=100)
+        for cell, row in zip(cells, axes_of, strict=True):
+            draw_curves(row[column], {arm: curves[cell, arm] for arm in drawn.arms if (cell, arm) in curves}, drawn)
+            row[column].set_xlim(left=0)
+            row[column].xaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 5, 10], integer=True))
 
 
 def draw_curves(axes: Axes, curves: Mapping[str, Any], drawn: DrawnArms, *, markers: bool = False) -> None:

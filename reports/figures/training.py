@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 import pandas as pd
-from matplotlib.ticker import MaxNLocator
 
 from reports import theme
 from reports.figures.arms import drawn_arms
 from reports.figures.drawing import Drawing
 from reports.figures.layout import grid, panels
-from reports.figures.series import curves_by, draw_curves, occurring, summarised
+from reports.figures.series import draw_epochs, occurring, summarised
 from reports.formats import listed
 from reports.load import Results
 from reports.statistics import Comparison
@@ -38,13 +37,7 @@ def training_errors(results: Results, _comparisons: Sequence[Comparison]) -> Dra
     drawn = drawn_arms(results, points["test_error"]["arm"])
     titles = [ERRORS[name] for name in there]
     figure, axes_of = grid(cells, titles, x="epoch", y=["error (%)"], height=1.3, handles=drawn.handles())
-    for column, name in enumerate(there):
-        curves = curves_by(points[name], ["cell", "arm"], x="epoch", scale=100)
-        for cell, row in zip(cells, axes_of, strict=True):
-            own = {arm: curves[cell, arm] for arm in drawn.arms if (cell, arm) in curves}
-            draw_curves(row[column], own, drawn)
-            row[column].set_xlim(left=0)
-            row[column].xaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 5, 10], integer=True))
+    draw_epochs(axes_of, [points[name] for name in there], cells, drawn)
     for row in axes_of:
         row[0].set_ylim(bottom=0)  # once every panel that shares the scale is drawn: it ends what they adapt to
     caption = (

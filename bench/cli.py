@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ import click
 from bench.errors import UserError
 
 if TYPE_CHECKING:
-    from bench.execution.local import RunState
+    from bench.execution.supervisor import RunState
     from bench.execution.task import DataPaths
     from bench.plan.plan import Plan
     from bench.results.mlflow import Publisher
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from bench.survey import Survey
     from reports import Report
 
-EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
+EXIT_FAILED, EXIT_USAGE, EXIT_UNFINISHED, EXIT_INTERRUPTED = 1, 2, 3, 130
 
 SUITES = Path("suites")
 REPORTS_OUT = Path("reports/out")
@@ -140,6 +140,15 @@ def plan(
 @_data_option
 @click.option("--checkpoint-seconds", default=60.0, show_default=True, type=click.FloatRange(min=0))
 @click.option("--checkpoint-epochs", type=click.IntRange(min=1), help="Save after so many epochs, too.")
+@click.option("--max-hours", type=click.FloatRange(min=0, min_open=True), help="Stop after so long, saving all state.")
+@click.option("--max-trials", type=click.IntRange(min=1), help="Run so many trials, then stop.")
+@click.option(
+    "--stall-minutes",
+    default=30.0,
+    show_default=True,
+    type=click.FloatRange(min=0, min_open=True),
+    help="Kill a trial without progress for so long, and try it again.",
+)
 @click.option("--no-mlflow", is_flag=True, help="Do not publish; `bench publish` can do it later.")
 @click.option("--no-report", is_flag=True, help="Do not render the report; `bench report` can do it later.")
 def run(
@@ -151,43 +160,54 @@ def run(
     data_root: Path | None,
     checkpoint_seconds: float,
     checkpoint_epochs: int | None,
+    max_hours: float | None,
+    max_trials: int | None,
+    stall_minutes: float,
     no_mlflow: bool,
     no_report: bool,
 ) -> None:
     """Run a suite's trials, publish them to MLflow and render the report.
 
-    Exit status: 0 when all trials are finished, 1 when some failed, 2 when the suite cannot run, 130 after Ctrl-C.
+    Exit status: 0 when all trials are finished, 1 when some failed or the disk is full, 2 when the suite cannot run, 3
+    when --max-hours or --max-trials is spent and trials are left, 130 after Ctrl-C.
     """
+    from math import inf
+
     from rich.console import Console
 
-    from bench.execution import local
+    from bench.execution import supervisor
+    from bench.execution.local import LocalEngine
     from bench.progress import watch
     from bench.training.policy import CheckpointPolicy
 
     plan, store = _plan(suite, overrides, results)
     found = _survey(plan, store, devices=devices, jobs=jobs)
     click.echo(f"{plan.suite.name}: {plan.suite.question}\n{found.headline}")
-    settings = local.Settings(
-        slots=found.slots,
+    settings = supervisor.Settings(
         data=_data_paths(store, data_root),
         policy=CheckpointPolicy(checkpoint_seconds, checkpoint_epochs),
         keep_weights=found.keep_weights,
         estimates=found.seconds_by_trial,
+        max_seconds=3600 * max_hours if max_hours else inf,
+        max_trials=max_trials or inf,
+        stall_seconds=60 * stall_minutes,
     )
     with _publishing(plan, store, enabled=not no_mlflow) as finish:
-        with watch(Console(), arms=plan.arms) as watcher:
-            state = local.run(plan, store, settings, watcher)
+        with closing(LocalEngine(found.slots)) as engine, watch(Console(), arms=plan.arms) as watcher:
+            state = supervisor.run(plan, store, engine, settings, watcher)
         for line in _outcome_lines(state, store):
             click.echo(line)
-        if not state.interrupted:
+        if state.stop in (None, supervisor.Stop.BUDGET):
             rendered = None if no_report else _render(plan, store, None)
             if rendered:
                 click.echo(f"\n{rendered.table_text}\n\nreport  {rendered.html.absolute()}")
             finish(rendered)
-    if state.interrupted:
+    if state.stop is supervisor.Stop.INTERRUPTED:
         sys.exit(EXIT_INTERRUPTED)
-    if state.failed:
+    if state.failed or state.stop is supervisor.Stop.NO_SPACE:
         sys.exit(EXIT_FAILED)
+    if state.stop is supervisor.Stop.BUDGET:
+        sys.exit(EXIT_UNFINISHED)
 
 
 @main.command()
@@ -355,7 +375,7 @@ def _data_paths(store: Store, data_root: Path | None) -> DataPaths:
 
 def _outcome_lines(state: RunState, store: Store) -> Iterator[str]:
     """How a run ended: what failed and why, what diverged, how to go on."""
-    from bench.execution.local import trial_name
+    from bench.execution.supervisor import Stop, trial_name
 
     for planned, reason in state.failed:
         yield f"failed    {planned.trial_id}  {trial_name(planned)}: {reason}  (bench trial {planned.trial_id[:8]})"
@@ -363,8 +383,11 @@ def _outcome_lines(state: RunState, store: Store) -> Iterator[str]:
         place = (store.trial(planned.trial_id).final() or {}).get("diverged") or {}
         where = f"loss not finite in epoch {place.get('epoch')}, step {place.get('step')}"
         yield f"diverged  {planned.trial_id}  {trial_name(planned)}: {where}; a lower lr may help"
-    if state.interrupted:
-        yield f"stopped with {state.done} of {state.planned} trials done; the same command goes on from here"
+    if state.stop is Stop.NO_SPACE:
+        yield f"error     {state.stop_reason}; what is finished is whole: make room"
+    if state.stop is not None:
+        why = f" ({state.stop_reason})" if state.stop is Stop.BUDGET else ""
+        yield f"stopped{why} with {state.done} of {state.planned} trials done; the same command goes on from here"
 
 
 def _render(plan: Plan, store: Store, out: Path | None) -> Report:

@@ -16,7 +16,7 @@ from typing import Any
 
 import click
 
-from bench.execution import local
+from bench.execution import local, supervisor
 from bench.execution.devices import num_cores, slots
 from bench.execution.task import DataPaths, Task, start_trial
 from bench.plan.plan import make_plan
@@ -81,7 +81,7 @@ def trial_against_loop(folder: Path, *, epochs: int, rounds: int) -> list[tuple[
     suite.write_text(SUITE.format(seeds=rounds + 1, epochs=epochs))
     plan, store = make_plan(load_suite(suite)), Store(folder / "loop")
     context = local.forkserver()
-    template = Task({}, folder, plan.trials[0].evaluations, True, 1, "cpu", "", _data(folder), CheckpointPolicy())
+    template = Task({}, folder, plan.trials[0].evaluations, True, 1, _data(folder), CheckpointPolicy())
     measured = []
     for planned in plan.trials:
         trial = store.trial(planned.trial_id)
@@ -105,17 +105,17 @@ def throughput(folder: Path, *, epochs: int, seeds: int, rounds: int) -> list[tu
         per_minute = []
         for workers in (1, 2):
             store = Store(folder / f"workers{workers}-{round_}")
-            places = slots("cpu", jobs=workers)
-            settings = local.Settings(places, _data(folder), CheckpointPolicy(), False, {})
+            engine = local.LocalEngine(slots("cpu", jobs=workers))
+            settings = supervisor.Settings(_data(folder), CheckpointPolicy(), False, {})
             started = time.perf_counter()
-            local.run(plan, store, settings, _Silent())
+            supervisor.run(plan, store, engine, settings, _Silent())
             per_minute.append(60 * len(plan.trials) / (time.perf_counter() - started))
         measured.append((per_minute[0], per_minute[1]))
     return measured
 
 
 class _Silent:
-    def update(self, state: local.RunState) -> None:
+    def update(self, state: supervisor.RunState) -> None:
         """Show nothing: drawing would be measured too."""
 
 

@@ -12,7 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from bench.execution.local import Attempt, RunState
+from bench.execution.supervisor import Attempt, RunState
 from bench.plan.cost import duration
 
 PLAIN_SECONDS = 10.0
@@ -84,7 +84,7 @@ class PlainLines:
             self._print(f"preparing {state.preparing}")
         ended = state.done + len(state.failed)
         now = time.monotonic()
-        last = ended == state.planned or state.interrupted
+        last = ended == state.planned or state.stop is not None
         due = PLAIN_SECONDS if ended != self._printed_done else QUIET_SECONDS
         if now - self._printed_at >= due or (last and ended != self._printed_done):
             self._printed_at, self._printed_done = now, ended
@@ -129,4 +129,4 @@ def _counts(state: RunState) -> str:
 def _attempt_fields(attempt: Attempt) -> tuple[str, ...]:
     planned = attempt.planned
     epoch = f"epoch {attempt.epoch}/{planned.trial.training.epochs}"
-    return (attempt.slot.label, planned.arm, planned.cell, f"seed {planned.trial.seed}", epoch)
+    return (attempt.place, planned.arm, planned.cell, f"seed {planned.trial.seed}", epoch)

@@ -85,7 +85,8 @@ def loaded_after(code: str) -> set[str]:
 
 
 def test_planning_and_supervising_load_nothing_heavy():
-    modules = "bench.cli, bench.survey, bench.execution.local, bench.plan.networks, bench.plan.schema, bench.progress"
+    modules = "bench.cli, bench.survey, bench.execution.local, bench.execution.supervisor, bench.plan.networks"
+    modules += ", bench.plan.schema, bench.progress"
     assert loaded_after(f"import {modules}") == set()
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from bench.execution.local import RunState
+from bench.execution.supervisor import RunState
 from bench.plan import cost
 from bench.plan.networks import known_networks
 from bench.plan.plan import make_plan

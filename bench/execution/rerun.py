@@ -30,7 +30,7 @@ def rerun_trial(folder: TrialFolder, data: DataPaths, *, device: str, say: Calla
     trial = Trial.model_validate(record["trial"])
     with tempfile.TemporaryDirectory(prefix="bench-rerun-") as temporary:
         again = TrialFolder(Path(temporary) / folder.trial_id)
-        task = Task(record, again.path, (), False, 1, device, "", data, NEVER)
+        task = Task(record, again.path, (), False, 1, data, NEVER, device=device)
         offset = 0
 
         def follow() -> bool:

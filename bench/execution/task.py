@@ -12,9 +12,9 @@ from bench.plan.trial import Trial
 from bench.results.store import Json
 from bench.training.policy import CheckpointPolicy
 
-FAILED, BUSY, INTERRUPTED = 1, 75, 76
-"""Exit statuses of a trial's process besides 0: it said why in the journal, another process has the trial, it was
-asked to stop and wrote its checkpoint."""
+FAILED, NO_SPACE, BUSY, INTERRUPTED, OUT_OF_MEMORY = 1, 74, 75, 76, 77
+"""Exit statuses of a trial's process besides 0: it said why in the journal, the disk is full, another process has the
+trial, it was asked to stop and wrote its checkpoint, the device's memory did not do beside its neighbours."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,8 @@ class Needs:
 class Task:
     """One attempt at one trial.
 
-    visible_devices: what its process gets as CUDA_VISIBLE_DEVICES.  is_source: whether another trial's evaluation needs
-    this one's weights.
+    device, visible_devices: what torch calls its device, and what its process gets as CUDA_VISIBLE_DEVICES: the engine
+    says both.  is_source: whether another trial's evaluation needs this one's weights.
     """
 
     record: Json
@@ -46,11 +46,11 @@ class Task:
     evaluations: tuple[PlannedEvaluation, ...]
     keep_weights: bool
     attempt: int
-    device: str
-    visible_devices: str
     data: DataPaths
     policy: CheckpointPolicy
     is_source: bool = False
+    device: str = "cpu"
+    visible_devices: str = ""
 
 
 def start_trial(task: Task) -> None:

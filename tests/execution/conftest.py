@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+
 import pytest
 
-from bench.execution import local
+from bench.execution import supervisor
 from bench.execution.devices import Slot
+from bench.execution.local import LocalEngine
 from bench.execution.task import DataPaths
 from bench.plan.plan import make_plan
 from bench.plan.suite import load_suite
@@ -34,16 +37,18 @@ def run(tiny_suite, tmp_path):
         checkpoint_epochs=None,
         keep_weights=True,
         slots=SLOTS,
+        **options,
     ):
         plan = make_plan(load_suite(tiny_suite, overrides=overrides))
         store = Store(tmp_path / results)
-        settings = local.Settings(
-            slots=slots,
+        settings = supervisor.Settings(
             data=DataPaths(tmp_path / "data", tmp_path / "cache"),
             policy=CheckpointPolicy(60, checkpoint_epochs),
             keep_weights=keep_weights,
             estimates={planned.trial_id: 1.0 for planned in plan.trials},
+            **options,
         )
-        return plan, store, local.run(plan, store, settings, Watcher(act))
+        with closing(LocalEngine(slots)) as engine:
+            return plan, store, supervisor.run(plan, store, engine, settings, Watcher(act))
 
     return run_plan

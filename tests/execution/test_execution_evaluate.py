@@ -271,7 +271,7 @@ def test_a_kill_between_training_and_evaluation_costs_no_training(run, tiny_suit
         for attempt in state.running:
             evaluating = any(event["event"] == "evaluated" for event in attempt.folder.events()[0])
             if evaluating and not killed:
-                os.kill(attempt.process.pid, signal.SIGKILL)
+                os.kill(attempt.running.process.pid, signal.SIGKILL)
                 killed.append(attempt.planned)
 
     _, store, state = run(*overrides, act=kill)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.execution import local
+from bench.execution.engine import DataUnavailable
 from bench.execution.task import DataPaths
 from bench.results.store import Store
 
@@ -39,8 +39,8 @@ def kill_once(trial_at_epoch: int, signals: list[int]):
     def act(state):
         for attempt in state.running:
             if not signals and attempt.epoch >= trial_at_epoch:
-                os.kill(attempt.process.pid, signal.SIGKILL)
-                signals.append(attempt.process.pid)
+                os.kill(attempt.running.process.pid, signal.SIGKILL)
+                signals.append(attempt.running.process.pid)
 
     return act
 
@@ -144,7 +144,7 @@ def test_a_trial_killed_twice_is_a_failure_and_others_do_not_notice(run):
             if not victim:
                 victim.append(attempt.planned.trial_id)
             if attempt.planned.trial_id == victim[0]:
-                os.kill(attempt.process.pid, signal.SIGKILL)
+                os.kill(attempt.running.process.pid, signal.SIGKILL)
 
     _, store, state = run(*LONG, act=kill_the_first)
     assert state.done == 1
@@ -208,7 +208,7 @@ def test_an_error_of_the_supervisor_leaves_no_trial_behind(run, tmp_path):
 def test_a_data_set_that_cannot_be_had_stops_before_training(run, tmp_path):
     (tmp_path / "birds").mkdir()
     (tmp_path / "data" / "mnist").mkdir(parents=True)
-    with pytest.raises(local.DataUnavailable, match=r"mnist|MNIST"):
+    with pytest.raises(DataUnavailable, match=r"mnist|MNIST"):
         run("dataset.name=mnist", "seeds=1")
 
 

@@ -71,8 +71,8 @@ def test_killed_and_tried_again_it_gives_the_same(run, method):
     def kill_once(state):
         for attempt in state.running:
             if not killed and attempt.planned.arm != "erm" and attempt.epoch >= 5:
-                os.kill(attempt.process.pid, signal.SIGKILL)
-                killed.append(attempt.process.pid)
+                os.kill(attempt.running.process.pid, signal.SIGKILL)
+                killed.append(attempt.running.process.pid)
 
     _, parts, state = run(*recipe, results="parts", act=kill_once, checkpoint_epochs=2)
     assert killed

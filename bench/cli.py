@@ -262,10 +262,35 @@ def schema() -> None:
 @main.command()
 @_suite_options
 @click.option("--out", type=click.Path(path_type=Path), help="Folder.  [default: reports/out/SUITE]")
-def report(suite: str, overrides: tuple[str, ...], results: Path, out: Path | None) -> None:
+@click.option("--watch", is_flag=True, help="Render again as trials finish, until all have; the page reloads itself.")
+@click.option(
+    "--every",
+    default=30.0,
+    show_default=True,
+    type=click.FloatRange(min=1),
+    metavar="SECONDS",
+    help="With --watch: at most so often.",
+)
+def report(suite: str, overrides: tuple[str, ...], results: Path, out: Path | None, watch: bool, every: float) -> None:
     """Render the report from whatever has finished."""
     plan, store = _plan(suite, overrides, results)
-    rendered = _render(plan, store, out)
+    if watch:
+        from bench.watching import watch_report
+
+        click.echo(f"watching; Ctrl-C ends it, and not the run\n{_report_folder(plan, out).absolute() / 'report.html'}")
+        try:
+            rendered = watch_report(
+                plan,
+                store,
+                lambda refresh: _render(plan, store, out, refresh_seconds=refresh),
+                every=every,
+                say=click.echo,
+            )
+        except KeyboardInterrupt:
+            _render(plan, store, out)  # a page that stands still, now that nobody makes a new one
+            sys.exit(EXIT_INTERRUPTED)
+    else:
+        rendered = _render(plan, store, out)
     click.echo(f"{rendered.table_text}\n\n{rendered.html.absolute()}")
 
 
@@ -390,12 +415,16 @@ def _outcome_lines(state: RunState, store: Store) -> Iterator[str]:
         yield f"stopped{why} with {state.done} of {state.planned} trials done; the same command goes on from here"
 
 
-def _render(plan: Plan, store: Store, out: Path | None) -> Report:
-    """Into the suite's own folder; with overrides into another, lest a trial run replace the whole report."""
+def _render(plan: Plan, store: Store, out: Path | None, *, refresh_seconds: int | None = None) -> Report:
     from reports import render
 
+    return render(plan, store, _report_folder(plan, out), refresh_seconds=refresh_seconds)
+
+
+def _report_folder(plan: Plan, out: Path | None) -> Path:
+    """The suite's own folder; with overrides another, lest a trial run replace the whole report."""
     name = f"{plan.suite.name}-{plan.plan_id}" if plan.overrides else plan.suite.name
-    return render(plan, store, out or REPORTS_OUT / name)
+    return out or REPORTS_OUT / name
 
 
 def _files(report: Report) -> list[Path]:

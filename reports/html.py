@@ -37,6 +37,7 @@ def page(
     comparison_table: Table,
     drawings: Mapping[str, Drawing],
     pictures: Mapping[str, bytes],
+    refresh_seconds: int | None = None,
 ) -> str:
     """The whole page. pictures: each drawing as PNG, by the same names."""
     plan = results.plan
@@ -54,6 +55,7 @@ def page(
     in_sections = {name for section in further for name in section.figures}
     return environment.get_template("report.html.j2").render(
         suite=plan.suite,
+        refresh_seconds=refresh_seconds,
         baseline=wording.arm_name(plan.baseline),
         metric=metric,
         metric_phrase=wording.sentence_case(metric.phrase),
@@ -143,6 +145,11 @@ def _cautions(results: Results, comparisons: Sequence[Comparison]) -> Iterator[s
         yield (
             f"{without} of {count(len(plan.trials), 'planned trial')} without a result ({what}), so {left_out} "
             f"of {count(pairs, 'pair')} left out of the statistics."
+        )
+    if any(results.trials["status"].isin(("new", "running", "interrupted"))):
+        yield (
+            "Trials are still to come, so the verdicts are provisional: whoever stops as soon as one looks clear finds "
+            "differences by chance more often than the level says."
         )
     diverged = results.trials[results.trials["status"] == "diverged"]
     if len(diverged):

@@ -35,11 +35,13 @@ class Report:
     counts: Mapping[str, int]
 
 
-def render(plan: Plan, store: Store, out_dir: Path) -> Report:
+def render(plan: Plan, store: Store, out_dir: Path, *, refresh_seconds: int | None = None) -> Report:
     """Write report.html, comparison.csv, comparison.md, trials.csv and figures/*.png, *.pdf and *.csv into `out_dir`.
 
     And secondary.csv, the comparisons of all other figures, corruptions.csv, where the suite measured any, and
     chosen.csv, where there is something to choose on validation.
+
+    refresh_seconds: after which the page loads itself again, for one that is rendered while its suite runs.
 
     Works with any number of finished trials, none included. Each file is replaced atomically, the page last; a figure
     of an earlier report that no longer applies is removed.
@@ -69,7 +71,13 @@ def render(plan: Plan, store: Store, out_dir: Path) -> Report:
         else:
             write_atomically(out_dir / name, content.to_csv(index=False).encode())
     page = html.page(
-        results, comparisons, secondary=secondary, comparison_table=table, drawings=drawings, pictures=pictures
+        results,
+        comparisons,
+        secondary=secondary,
+        comparison_table=table,
+        drawings=drawings,
+        pictures=pictures,
+        refresh_seconds=refresh_seconds,
     )
     write_atomically(out_dir / "report.html", page.encode())
     return Report(

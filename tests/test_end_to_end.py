@@ -3,6 +3,8 @@
 import csv
 import os
 import sqlite3
+import subprocess
+import sys
 
 import pytest
 
@@ -79,7 +81,24 @@ def test_a_report_of_half_a_suite(bench, tiny_suite, tmp_path):
     text = (tmp_path / "reports" / "out" / "tiny" / "report.html").read_text()
     assert "4 not started" in text
     assert "too few pairs" in text
+    assert "provisional" in text
     assert "better" not in result.stdout
+
+
+def test_a_watched_report_grows_with_the_run(bench, tiny_suite, tmp_path, bench_environment):
+    page = tmp_path / "reports" / "out" / "tiny" / "report.html"
+    assert bench("run", tiny_suite, "--max-trials", 4, "--no-mlflow", "--no-report").returncode == 3
+    command = [sys.executable, "-m", "bench", "report", str(tiny_suite), "--watch", "--every", "1"]
+    with subprocess.Popen(command, cwd=tmp_path, env=bench_environment, stdout=subprocess.PIPE, text=True) as watching:
+        lines = iter(watching.stdout.readline, "")
+        assert next(line for line in lines if "of 8 trials" in line).split("  ")[1].startswith("4 of 8 trials, 2 of 4")
+        assert '<meta http-equiv="refresh" content="1">' in page.read_text()
+        assert bench("run", tiny_suite, "--no-mlflow", "--no-report").returncode == 0
+        rest = watching.communicate(timeout=100)[0]
+    assert watching.returncode == 0
+    assert "8 of 8 trials, 4 of 4 pairs" in rest
+    assert "refresh" not in page.read_text(), "it would reload for ever"
+    assert "provisional" not in page.read_text()
 
 
 def test_her_own_images_in_a_ten_line_suite(bench, tmp_path):

@@ -9,7 +9,7 @@ OPTIONS = $(if $(DEVICES),--devices $(DEVICES)) $(if $(JOBS),--jobs $(JOBS))
 INSTALLED = $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install bench smoke test lint report ui perf perf-methods fidelity clean
+.PHONY: help install bench smoke test soak lint report ui perf perf-methods fidelity clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,6 +32,9 @@ smoke: $(INSTALLED)  ## run the smallest suite, about 20 seconds
 
 test: $(INSTALLED)  ## run the tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+
+soak: $(INSTALLED)  ## kill workers and supervisors at random over 200 trials, about 10 minutes
+	BENCH_SOAK=1 $(BIN)/python -m pytest -m soak tests/test_soak.py $(ARGS)
 
 lint: $(INSTALLED)  ## check style and types
 	$(BIN)/ruff check .

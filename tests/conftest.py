@@ -96,6 +96,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         missing["browser"] = "chromium is not installed"
     if shutil.which("nvidia-smi") is None:
         missing["gpu"] = "there is no NVIDIA GPU"
+    if "BENCH_SOAK" not in os.environ:
+        missing["soak"] = "takes ten minutes: make soak"
     for item in items:
         for mark, reason in missing.items():
             if item.get_closest_marker(mark):

@@ -15,11 +15,13 @@ from multiprocessing import connection
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 
 from bench.execution.devices import Slot
-from bench.execution.engine import DataUnavailable, Running
+from bench.execution.engine import LOST, DataUnavailable, Running
 from bench.execution.task import DataPaths, Needs, Task, start_preparing, start_trial
 from bench.plan.plan import PlannedTrial
 
 LOOK_SECONDS = 0.2
+FORKSERVER_DIED = 255
+"""What multiprocessing gives for an exit status when the forkserver, which alone could know it, is gone."""
 
 
 @dataclass(eq=False, kw_only=True)
@@ -90,7 +92,8 @@ class LocalEngine:
         ended: list[Running] = []
         for running in list(self._running):
             if not running.process.is_alive():
-                running.exit_status = running.process.exitcode
+                code = running.process.exitcode
+                running.exit_status = LOST if code == FORKSERVER_DIED else code
                 running.process.close()
                 self._running.remove(running)
                 self._free.append(running.slot)

@@ -25,6 +25,8 @@ from bench.results.store import FINISHED, Store, TrialFolder
 from bench.training.policy import CheckpointPolicy
 
 ATTEMPTS = 2
+MOST_LOSSES = 20
+"""So often an attempt may be lost at no cost to its trial: a trial may be what brings machines down."""
 TICK_SECONDS = 0.5
 STOP_SECONDS = 8.0
 
@@ -166,6 +168,7 @@ class _Supervisor:
         self.waiting: list[PlannedTrial] = []
         """Trained, but an evaluation needs the network of a trial that has none yet."""
         self.attempts: dict[str, int] = {}
+        self.losses: dict[str, int] = {}
         self.begun: set[str] = set()
         self.started = time.monotonic()
         self.estimate = 0.0
@@ -286,11 +289,16 @@ class _Supervisor:
         elif code == BUSY or folder.is_claimed():  # claimed: its parent died, or its machine, and it lives
             self._uncount(attempt)
             self.elsewhere.append(planned)
-        elif code in (INTERRUPTED, LOST, OUT_OF_MEMORY):  # the checkpoint is there, go on from it
+        elif code in (INTERRUPTED, OUT_OF_MEMORY) or (code == LOST and self._may_be_lost(planned)):
+            # the checkpoint is there, go on from it
             self._uncount(attempt)
             self.pending.appendleft(planned)
             if code != INTERRUPTED:
-                why = "its machine is lost" if code == LOST else "out of memory beside its neighbours"
+                why = (
+                    "its attempt was lost with what it ran on"
+                    if code == LOST
+                    else "out of memory beside its neighbours"
+                )
                 self.state.latest = f"{trial_name(planned)}: {why}; trying again"
         elif code == NO_SPACE:
             self._uncount(attempt)
@@ -298,6 +306,10 @@ class _Supervisor:
             self.no_space(folder.path)
         else:
             self._died(attempt, code)
+
+    def _may_be_lost(self, planned: PlannedTrial) -> bool:
+        self.losses[planned.trial_id] = self.losses.get(planned.trial_id, 0) + 1
+        return self.losses[planned.trial_id] <= MOST_LOSSES
 
     def _uncount(self, attempt: Attempt) -> None:
         """An end that is no fault of the trial's costs it no attempt."""
@@ -312,6 +324,8 @@ class _Supervisor:
         else:
             if attempt.stalled:
                 reason = f"no progress for {self.settings.stall_seconds / 60:g} minutes"
+            elif code == LOST:
+                reason = f"lost {MOST_LOSSES + 1} times with what it ran on"
             else:
                 reason = f"killed by {_signal_name(code)}" if code is not None and code < 0 else f"exit status {code}"
             folder.append("failed", attempt=attempt.number, reason=reason, traceback="")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from contextlib import closing
 
 import pytest
@@ -52,3 +54,23 @@ def run(tiny_suite, tmp_path):
             return plan, store, supervisor.run(plan, store, engine, settings, Watcher(act))
 
     return run_plan
+
+
+@pytest.fixture
+def start_run(tiny_suite, tmp_path, bench_environment):
+    """`bench run` on the tiny suite in the background, with overrides."""
+
+    def start(*overrides: str) -> subprocess.Popen[str]:
+        options = ["--no-mlflow", "--no-report", "--devices", "cpu"]
+        for override in overrides:
+            options += ["--set", override]
+        return subprocess.Popen(
+            [sys.executable, "-m", "bench", "run", str(tiny_suite), *options],
+            cwd=tmp_path,
+            env=bench_environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    return start

@@ -10,27 +10,11 @@ import time
 from pathlib import Path
 
 import pytest
+from runs import epochs_of_running, finals, numbers, untimed, wait_for
 
 from bench.execution.engine import DataUnavailable
 from bench.execution.task import DataPaths
 from bench.results.store import Store
-
-
-def untimed(record):
-    return {key: value for key, value in record.items() if key != "seconds"}
-
-
-def numbers(store, plan):
-    """Everything that a trial found, without what depends on the clock and the host."""
-    found = {}
-    for planned in plan.trials:
-        folder = store.trial(planned.trial_id)
-        final = folder.final()
-        clocks = ("seconds", "time")
-        curve = [{k: v for k, v in line.items() if not any(c in k for c in clocks)} for line in folder.epochs()]
-        evaluations = [untimed(folder.evaluation(key)) for key in planned.evaluation_keys]
-        found[planned.trial_id] = (final["status"], final["metrics"], curve, evaluations)
-    return found
 
 
 def kill_once(trial_at_epoch: int, signals: list[int]):
@@ -210,41 +194,6 @@ def test_a_data_set_that_cannot_be_had_stops_before_training(run, tmp_path):
     (tmp_path / "data" / "mnist").mkdir(parents=True)
     with pytest.raises(DataUnavailable, match=r"mnist|MNIST"):
         run("dataset.name=mnist", "seeds=1")
-
-
-@pytest.fixture
-def start_run(tiny_suite, tmp_path, bench_environment):
-    """`bench run` on the tiny suite in the background, with overrides."""
-
-    def start(*overrides: str) -> subprocess.Popen[str]:
-        options = ["--no-mlflow", "--no-report", "--devices", "cpu"]
-        for override in overrides:
-            options += ["--set", override]
-        return subprocess.Popen(
-            [sys.executable, "-m", "bench", "run", str(tiny_suite), *options],
-            cwd=tmp_path,
-            env=bench_environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-
-    return start
-
-
-def wait_for(condition, *, seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.05)
-
-
-def finals(store: Store) -> list[str]:
-    return [i for i in store.trial_ids() if store.trial(i).final()]
-
-
-def epochs_of_running(store: Store) -> list[int]:
-    return [len(store.trial(i).epochs()) for i in store.trial_ids() if not store.trial(i).final()]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

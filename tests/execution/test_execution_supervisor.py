@@ -99,6 +99,12 @@ def test_what_is_no_fault_of_a_trial_costs_it_no_attempt(scripted, status):
     assert [task.attempt for task in engine.tasks[:6]] == [1] * 6
 
 
+def test_a_trial_that_is_lost_for_ever_is_given_up(scripted):
+    _, engine, state = scripted("seeds=1", outcomes=[LOST] * 22)
+    assert len(engine.begun) == 22 + 3
+    assert [reason for _, reason in state.failed] == ["lost 21 times with what it ran on"]
+
+
 def test_a_death_costs_an_attempt_and_two_of_them_the_trial(scripted):
     _, engine, state = scripted("seeds=1", outcomes=[-signal.SIGSEGV, 1])
     assert [reason for _, reason in state.failed] == ["exit status 1"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import io
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,8 @@ class Document:
     def error(self, path: KeyPath, message: str) -> SuiteError:
         """A SuiteError that says where `path` stands: its own line, or that of the nearest key around it."""
         if assignment := self.override_of(path):
+            if message == "is missing":  # of what it is said the assignment cannot show
+                message = f"{path[-1]} {message}"
             return SuiteError(f"--set {assignment}: {message}")
         line = next(self.lines[path[:length]] for length in range(len(path), -1, -1) if path[:length] in self.lines)
         place = f"{self.name}:{line}"
@@ -123,8 +125,12 @@ def parse_value(text: str, *, where: str) -> Any:
     return _plain(_parse(text, lambda _: where), (), {}, lambda _: where)
 
 
-def complaint(error: ValidationError, *, names: Iterable[str]) -> tuple[KeyPath, str]:
+def complaint(
+    error: ValidationError, *, names: Iterable[str], below: Mapping[str, Iterable[str]] | None = None
+) -> tuple[KeyPath, str]:
     """One of pydantic's complaints: where, and in our words.  names: the keys that would have been right.
+
+    below: those within the value of a key that is itself a mapping.
 
     An unknown key comes first: it is often a misspelling of the one that is missing.
     """
@@ -133,7 +139,8 @@ def complaint(error: ValidationError, *, names: Iterable[str]) -> tuple[KeyPath,
     if kind == "extra_forbidden":
         if path[-1] in SECTIONS:
             return path, "unknown key here: it belongs below base"
-        return path, f"unknown key{nearest(str(path[-1]), names)}"
+        known = (below or {}).get(str(path[0]), names) if len(path) > 1 else names
+        return path, f"unknown key{nearest(str(path[-1]), known)}"
     if kind == "missing":
         return path, "is missing"
     if kind == "value_error":

@@ -78,8 +78,13 @@ class Plan:
 
     @cached_property
     def plan_id(self) -> str:
-        """8 hex digits: two runs with the same id ran the same trials under the same suite version."""
+        """8 hex digits: two runs with the same id ran the same trials under the same suite version.
+
+        With a stopping rule: the same trials that may be wanted, and under the same rule.
+        """
         parts = [self.suite.name, str(self.suite.version), *sorted(planned.trial_id for planned in self.trials)]
+        if rule := self.suite.stopping:
+            parts.append(f"seeds {rule.min} to {rule.max}")
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:8]
 
 
@@ -136,17 +141,20 @@ def _trials(
 def _sources(suite: Suite, cells: Sequence[Cell]) -> dict[tuple[int, int], str]:
     """By (place of the cell, seed), the baseline's trial in that cell with the next seed; after the last, the first.
 
-    Never the trial itself: an attack made on another network is what shows what transfers.
+    Never the trial itself: an attack made on another network is what shows what transfers. Where seeds are added until
+    the answer is clear, one of those that are trained in any case.
     """
     baseline = next(method for method in suite.methods if method.label == suite.baseline)
     place: KeyPath = ("evaluate", [each.needs_source for each in suite.evaluations].index(True))
     if suite.file.keep_weights == "never":
         raise suite.document.error(place, "attacks the baseline's network: keep_weights never rules it out")
+    sure = suite.seeds[: suite.stopping.min] if suite.stopping else suite.seeds
     found = {}
     for index, cell in enumerate(cells):
         for position, seed in enumerate(suite.seeds):
-            later = [*suite.seeds[position + 1 :], *suite.seeds[:position]]
-            others = [other for other in later if cell.runs(suite.baseline, other)]
+            start = position + 1 if position < len(sure) else position
+            later = [sure[(start + step) % len(sure)] for step in range(len(sure))]
+            others = [other for other in later if other != seed and cell.runs(suite.baseline, other)]
             if not others:
                 remedy = (
                     "it takes two seeds" if len(suite.seeds) == 1 else f"`exclude` takes {suite.baseline} out of it"

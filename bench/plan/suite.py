@@ -20,7 +20,7 @@ from bench.plan.cells import Cell, expand
 from bench.plan.config import SECTIONS, nearest, nearest_key
 from bench.plan.document import Document, KeyPath, SuiteError, complaint, dotted, override, parse_value, read, shown
 from bench.plan.evaluation import EVALUATIONS, Evaluation, verdict_metrics
-from bench.plan.suite_file import METRICS, ReportConfig, SuiteFile
+from bench.plan.suite_file import METRICS, ReportConfig, StoppingRule, SuiteFile
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,7 @@ class Suite:
 
     families: the labels of the arms that each entry of `methods` gives, in order.
     baseline: the label of the arm that every other one is compared with.
+    seeds: all that may be needed; with a stopping rule most comparisons make do with fewer.
     """
 
     file: SuiteFile
@@ -62,6 +63,11 @@ class Suite:
         return self.file.report
 
     @property
+    def stopping(self) -> StoppingRule | None:
+        """When a comparison has seeds enough; None where all seeds are run."""
+        return self.file.seeds if isinstance(self.file.seeds, StoppingRule) else None
+
+    @property
     def path(self) -> Path:
         return Path(self.document.name)
 
@@ -87,8 +93,9 @@ def load_suite(path: Path, *, overrides: Sequence[str] = ()) -> Suite:
     try:
         file = SuiteFile.model_validate(document.content)
     except ValidationError as error:
-        raise document.error(*complaint(error, names=SuiteFile.model_fields)) from None
-    seeds = tuple(range(file.seeds)) if isinstance(file.seeds, int) else tuple(file.seeds)
+        below = {"seeds": StoppingRule.model_fields, "report": ReportConfig.model_fields}
+        raise document.error(*complaint(error, names=SuiteFile.model_fields, below=below)) from None
+    seeds = _seeds(file)
     by_entry = [tuple(arms) for _, arms in itertools.groupby(_methods(document, file), key=itemgetter(0))]
     methods = tuple(method for arms in by_entry for _, method in arms)
     families = tuple(tuple(method.label for _, method in arms) for arms in by_entry)
@@ -99,6 +106,12 @@ def load_suite(path: Path, *, overrides: Sequence[str] = ()) -> Suite:
         raise document.error(("exclude",), "no trial is left: every arm is taken out of every cell")
     _check_metric(document, file, cells, evaluations)
     return Suite(file, document, cells, methods, families, evaluations, baseline, seeds, tuple(overrides))
+
+
+def _seeds(file: SuiteFile) -> tuple[int, ...]:
+    if isinstance(file.seeds, list):
+        return tuple(file.seeds)
+    return tuple(range(file.seeds.max if isinstance(file.seeds, StoppingRule) else file.seeds))
 
 
 def _override(document: Document, assignment: str) -> None:

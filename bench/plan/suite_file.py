@@ -4,11 +4,32 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from bench.plan.document import shown
 
 METRICS = ("test_error_last", "test_error_val_selected", "test_error_median10", "test_error_oracle")
+
+
+MOST_SEEDS = 100
+"""Up to here seeds may be added one by one: for so many looks the law of the least p takes seconds to work out."""
+
+
+class StoppingRule(BaseModel):
+    """Seeds that are added to a comparison until it is clear (bench/plan/sequential.py)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    min: int = Field(ge=2, description="seeds that every comparison gets, and after which it is first looked at")
+    max: int = Field(le=MOST_SEEDS, description="seeds of a comparison that does not become clear")
+    until: Literal["clear"] = Field(default="clear", description="what a comparison stops at: an adjusted p <= 0.05")
+
+    @field_validator("max")
+    @classmethod
+    def _above_min(cls, most: int, others: ValidationInfo) -> int:
+        if most <= others.data.get("min", 0):
+            raise ValueError(f"{most} must be more than min, which is {others.data['min']}")
+        return most
 
 
 class ReportConfig(BaseModel):
@@ -32,9 +53,9 @@ class SuiteFile(BaseModel):
     question: str = Field(min_length=1, description="the one question that the report answers")
     source: str = Field(default="", description="the paper, table or figure that it follows")
     baseline: str = Field(default="erm", description="the method that every other one is compared with")
-    seeds: Annotated[int, Field(ge=1)] | Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = Field(
-        default=6, description="how many (0, 1, ...), or which"
-    )
+    seeds: (
+        Annotated[int, Field(ge=1)] | Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] | StoppingRule
+    ) = Field(default=6, description="how many (0, 1, ...), or which, or from how many to how many, until it is clear")
     base: dict[str, Any]
     methods: list[Any] = Field(min_length=1)
     matrix: dict[str, list[Any]] = Field(default={}, min_length=1)
@@ -55,9 +76,12 @@ class SuiteFile(BaseModel):
     @classmethod
     def _distinct(cls, seeds: Any) -> Any:
         """Before pydantic looks, because of a union it would say twice what is wrong."""
+        if isinstance(seeds, dict) and seeds:
+            return StoppingRule.model_validate(seeds)
         listed = seeds if isinstance(seeds, list) else [seeds]
         if not listed or any(type(seed) is not int or seed < 0 for seed in listed) or seeds == 0:
-            raise ValueError(f"{shown(seeds)} should be how many, at least 1, or which, a list such as [0, 1, 2]")
+            kinds = "how many, at least 1, or which, a list such as [0, 1, 2], or {min: 3, max: 20}"
+            raise ValueError(f"{shown(seeds)} should be {kinds}")
         twice = [seed for seed in listed if listed.count(seed) > 1]
         if twice:
             raise ValueError(f"seed {twice[0]} is given twice")

@@ -193,11 +193,31 @@ def test_missing(error_of: Callable[[str], str], line: str, error: str) -> None:
 @pytest.mark.parametrize("seeds", ["0", "-3", "[0, -1]", "[]", "true", "2.0", "[0, 'one']", "'many'", "{}"])
 def test_seeds_are_how_many_or_which(error_of: Callable[[str], str], seeds: str) -> None:
     error = error_of(with_mistake("seeds: 2", f"seeds: {seeds}"))
-    assert error == f"3: seeds: {seeds} should be how many, at least 1, or which, a list such as [0, 1, 2]"
+    kinds = "how many, at least 1, or which, a list such as [0, 1, 2], or {min: 3, max: 20}"
+    assert error == f"3: seeds: {seeds} should be {kinds}"
 
 
 def test_a_seed_given_twice(error_of: Callable[[str], str]) -> None:
     assert error_of(with_mistake("seeds: 2", "seeds: [5, 0, 5]")) == "3: seeds: seed 5 is given twice"
+
+
+@pytest.mark.parametrize(
+    ("rule", "problem"),
+    [
+        ("{min: 3}", "seeds.max: is missing"),
+        ("{max: 3}", "seeds.min: is missing"),
+        ("{min: 3, max: 9, untill: clear}", "seeds.untill: unknown key; did you mean 'until'?"),
+        ("{min: 3, mx: 9}", "seeds.mx: unknown key; did you mean 'max'?"),
+        ("{min: 3, max: 9, until: bored}", "seeds.until: 'bored' should be 'clear'"),
+        ("{min: 1, max: 9}", "seeds.min: 1 should be greater than or equal to 2"),
+        ("{min: 3, max: 101}", "seeds.max: 101 should be less than or equal to 100"),
+        ("{min: 3, max: 3}", "seeds.max: 3 must be more than min, which is 3"),
+        ("{min: 3, max: 4.5}", "seeds.max: 4.5 should be a whole number"),
+        ("{min: true, max: 4}", "seeds.min: true should be a whole number"),
+    ],
+)
+def test_a_stopping_rule_has_its_bounds(error_of: Callable[[str], str], rule: str, problem: str) -> None:
+    assert error_of(with_mistake("seeds: 2", f"seeds: {rule}")) == f"3: {problem}"
 
 
 @pytest.mark.parametrize(

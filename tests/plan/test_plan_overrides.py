@@ -71,6 +71,18 @@ def test_other_keys(load: Callable[..., Suite]) -> None:
     assert [cell.label_noise.rate for cell in load(TEXT, "matrix.label_noise.1.rate=0.9").cells][-1] == 0.9
 
 
+def test_a_stopping_rule(load: Callable[..., Suite]) -> None:
+    """A number takes its place, and it that of a number; either bound can be set alone."""
+    rule = "seeds={min: 3, max: 9}"
+    assert load(TEXT, "seeds=2").stopping is None
+    assert load(TEXT, rule).seeds == tuple(range(9))
+    for assignments, bounds in (([rule], (3, 9)), ([rule, "seeds.max=5"], (3, 5)), ([rule, "seeds.min=2"], (2, 9))):
+        stopping = load(TEXT, *assignments).stopping
+        assert stopping is not None
+        assert (stopping.min, stopping.max, stopping.until) == (*bounds, "clear")
+    assert load(TEXT, rule, "seeds=4").stopping is None
+
+
 def test_methods(load: Callable[..., Suite]) -> None:
     def arms(*assignments: str) -> list[str]:
         return [method.label for method in load(TEXT, *assignments).methods]
@@ -121,6 +133,8 @@ def test_the_last_one_wins(load: Callable[..., Suite]) -> None:
         ("model=mlpp", "unknown network 'mlpp'; did you mean 'mlp'? (timm's are timm/<name>)"),
         ("model.hiden=[5]", "unknown argument of mlp; did you mean 'hidden'?"),
         ("seeds=[4, 4]", "seed 4 is given twice"),
+        ("seeds={min: 4, max: 4}", "4 must be more than min, which is 4"),
+        ("seeds={min: 4}", "max is missing"),
         ("methods.1.alpha=-1", "-1 should be greater than or equal to 0"),
         ("methods.1.alpha=0", "duplicate arm 'erm': methods[0] gives it already (mixup alpha=0 trains as erm does)"),
         ("methods=[mixup]", "'erm' is none of the arms; there is mixup alpha=1"),

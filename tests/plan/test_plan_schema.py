@@ -121,6 +121,31 @@ def test_it_refuses_a_mistake_in_each_section(
 
 
 @pytest.mark.parametrize(
+    ("seeds", "fits"),
+    [
+        ("{min: 3, max: 20}", True),
+        ("{min: 2, max: 100, until: clear}", True),
+        ("{min: 3}", False),
+        ("{min: 1, max: 20}", False),
+        ("{min: 3, max: 101}", False),
+        ("{min: 3, max: 20, until: bored}", False),
+        ("{min: 3, max: 20, step: 2}", False),
+        ("{}", False),
+    ],
+)
+def test_it_knows_the_stopping_rule(
+    validator: Draft202012Validator, tmp_path: Path, load: Callable[..., Suite], seeds: str, fits: bool
+) -> None:
+    text = GOOD.replace("seeds: [0, 1]", f"seeds: {seeds}")
+    assert validator.is_valid(content(tmp_path, text)) == fits
+    if fits:
+        assert load(text).stopping is not None
+    else:
+        with pytest.raises(SuiteError):
+            load(text)
+
+
+@pytest.mark.parametrize(
     ("method", "fits"),
     [
         ("{name: mixup, lam: uniform}", True),

@@ -12,7 +12,8 @@ from bench.execution.devices import Slot, slots
 from bench.plan.cost import Condition, PlanCost, Preparation, duration, plan_cost, preparations, size
 from bench.plan.networks import Networks
 from bench.plan.plan import Plan, PlannedTrial
-from bench.plan.power import seeds_needed, smallest_holm_sign_flip_p
+from bench.plan.power import SIGNIFICANCE_LEVEL, seeds_needed, smallest_holm_sign_flip_p
+from bench.plan.sequential import metric_values, possible, progress, wanted
 from bench.results.store import FINISHED, Store, TrialFolder
 
 KEPT_WEIGHT_BYTES = 5_000_000_000
@@ -21,17 +22,24 @@ KEPT_WEIGHT_BYTES = 5_000_000_000
 
 @dataclass(frozen=True)
 class Survey:
-    """status: by trial_id.  cost: of what is left."""
+    """status: by trial_id.  wanted: the trials that the suite takes as far as is known now; as a rule all.
+
+    cost: of those of them that are left.  at_most: of all that may be wanted and are left.
+    metric_of: as `metric_values` gives it, where seeds are added until the answer is clear.
+    """
 
     plan: Plan
     slots: list[Slot]
     status: dict[str, str]
+    wanted: tuple[PlannedTrial, ...]
     cost: PlanCost
+    at_most: PlanCost
     preparations: list[Preparation]
+    metric_of: dict[str, float | None]
 
     @cached_property
     def counts(self) -> Counter[str]:
-        return Counter(self.status[planned.trial_id] for planned in self.plan.trials)
+        return Counter(self.status[planned.trial_id] for planned in self.wanted)
 
     @property
     def num_done(self) -> int:
@@ -39,7 +47,7 @@ class Survey:
 
     @property
     def num_left(self) -> int:
-        return len(self.plan.trials) - self.num_done
+        return len(self.wanted) - self.num_done
 
     @property
     def keep_weights(self) -> bool:
@@ -53,7 +61,7 @@ class Survey:
         """Estimated seconds of each trial that is left."""
         return {
             planned.trial_id: self.cost.left_seconds.get(planned.trial_id, 1.0)
-            for planned in self.plan.trials
+            for planned in self.wanted
             if self.status[planned.trial_id] not in FINISHED
         }
 
@@ -61,8 +69,12 @@ class Survey:
     def headline(self) -> str:
         """One line: how many trials, how many done, how long."""
         plan = self.plan
-        sizes = [_count(len(plan.cells), "cell"), _count(len(plan.arms), "arm"), _count(len(plan.seeds), "seed")]
-        text = f"{_count(len(plan.trials), 'trial')} ({', '.join(sizes)})"
+        rule = plan.suite.stopping
+        seeds, trials = _count(len(plan.seeds), "seed"), _count(len(plan.trials), "trial")
+        if rule:
+            seeds, trials = f"{rule.min} to {seeds}", f"{len(wanted(plan, {}))} to {trials}"
+        sizes = [_count(len(plan.cells), "cell"), _count(len(plan.arms), "arm"), seeds]
+        text = f"{trials} ({', '.join(sizes)})"
         text += f", {self.num_done} done"
         if trained := self.counts["unevaluated"]:
             text += f", {trained} trained and to be evaluated"
@@ -75,7 +87,10 @@ class Survey:
         if self.cost.seconds is None:
             return f"time not known yet, on {where}"
         how = "from trials that finished here" if self.cost.measured else "estimated from FLOPs"
-        return f"about {duration(self.cost.seconds)} on {where} ({how})"
+        most = ""
+        if self.at_most.seconds is not None and self.at_most.seconds > self.cost.seconds:
+            most = f", {duration(self.at_most.seconds)} at most,"
+        return f"about {duration(self.cost.seconds)}{most} on {where} ({how})"
 
 
 def survey(plan: Plan, store: Store, networks: Networks, *, devices: str = "auto", jobs: int | None = None) -> Survey:
@@ -94,26 +109,42 @@ def survey(plan: Plan, store: Store, networks: Networks, *, devices: str = "auto
             records = [folder.evaluation(key) for key in networks_own]
             total = final["total_seconds"] + sum(record["seconds"] for record in records if record)
             seconds.setdefault((planned.cell, planned.arm), []).append(total)
-    pending = [planned for planned in plan.trials if status[planned.trial_id] not in FINISHED]
+    metric_of = metric_values(plan.trials, store, plan.suite.report.metric) if plan.suite.stopping else {}
+    trials = wanted(plan, metric_of)
+    pending = [planned for planned in trials if status[planned.trial_id] not in FINISHED]
+    unfinished = [planned for planned in possible(plan, metric_of) if status[planned.trial_id] not in FINISHED]
     trained = {
-        p.trial_id for p in pending if status[p.trial_id] == "unevaluated" and store.trial(p.trial_id).weights.exists()
+        p.trial_id
+        for p in unfinished
+        if status[p.trial_id] == "unevaluated" and store.trial(p.trial_id).weights.exists()
     }
-    cost = plan_cost(
-        plan,
-        networks,
-        pending=pending,
-        finished_seconds=seconds,
-        trained=trained,
-        slots=len(places),
-        gpu=on_gpu,
+
+    def cost_of(some: list[PlannedTrial]) -> PlanCost:
+        return plan_cost(
+            plan,
+            networks,
+            pending=some,
+            finished_seconds=seconds,
+            trained=trained & {planned.trial_id for planned in some},
+            slots=len(places),
+            gpu=on_gpu,
+        )
+
+    return Survey(
+        plan=plan,
+        slots=places,
+        status=status,
+        wanted=trials,
+        cost=cost_of(pending),
+        at_most=cost_of(unfinished),
+        preparations=preparations(pending, store.cache / "data"),
+        metric_of=metric_of,
     )
-    first = preparations(pending, store.cache / "data")
-    return Survey(plan=plan, slots=places, status=status, cost=cost, preparations=first)
 
 
 def plan_lines(found: Survey, *, show_trials: bool = False) -> Iterator[str]:
     """What `bench plan` prints."""
-    plan, suite = found.plan, found.plan.suite
+    suite = found.plan.suite
     yield f"{suite.name} (version {suite.version}): {suite.question}"
     yield f"trials    {found.headline.partition(';')[0]}, {found.num_left} to run"
     if found.num_left:
@@ -124,21 +155,28 @@ def plan_lines(found: Survey, *, show_trials: bool = False) -> Iterator[str]:
             first = duration(each.seconds / len(found.slots))
             yield f"cache     {each.what}, {size(each.bytes)}, made once in about {first}"
         yield f"disk      {size(found.cost.bytes + found.cost.weight_bytes * found.keep_weights)} ({kept})"
-    yield f"family    {family(plan)}"
+    yield f"family    {family(found)}"
     yield ""
     yield from _condition_table(found)
     if show_trials:
         yield ""
-        for planned in plan.trials:
+        for planned in found.wanted:
             name = f"{planned.cell} | {planned.arm} | seed {planned.trial.seed}"
             yield f"{planned.trial_id}  {found.status[planned.trial_id]:<11}  {name}"
 
 
-def family(plan: Plan) -> str:
-    """How many comparisons there are, and what so many seeds can show at best."""
+def family(found: Survey) -> str:
+    """How many comparisons there are, and what so many seeds can show at best, or when they have enough."""
+    plan = found.plan
     comparisons, seeds = plan.num_comparisons, len(plan.seeds)
     if not comparisons:
         return "no comparison: there is no other arm beside the baseline"
+    if rule := plan.suite.stopping:
+        made = progress(plan, found.metric_of)
+        clear, over = sum(each.is_clear for each in made), sum(not each.is_clear and not each.goes_on for each in made)
+        text = f"{_count(comparisons, 'comparison')}, {rule.min} to {_count(seeds, 'seed')} each, until it is clear"
+        text += f" (p of at most {SIGNIFICANCE_LEVEL:g}, adjusted for every look and by Holm)"
+        return text + (f": {clear} clear, {over} unclear with all seeds" if found.metric_of else "")
     best, needed = smallest_holm_sign_flip_p(seeds, comparisons), seeds_needed(comparisons)
     counts = f"{_count(seeds, 'seed')}, {_count(comparisons, 'comparison')}"
     enough = f"; {needed} seeds would do" if needed > seeds else "; enough for 0.05"
@@ -159,7 +197,7 @@ def _condition_table(found: Survey) -> Iterator[str]:
     """Seeds finished of seeds planned. Whichever there are more of, cells or arms, go down; the others go across."""
     done: Counter[Condition] = Counter()
     planned_seeds: Counter[Condition] = Counter()
-    for planned in found.plan.trials:
+    for planned in found.wanted:
         condition = (planned.cell, planned.arm)
         planned_seeds[condition] += 1
         done[condition] += found.status[planned.trial_id] in FINISHED

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
+import numpy as np
 import pytest
 from rich.console import Console
 
@@ -60,6 +61,65 @@ def test_methods_that_show_more_images_cost_more(tmp_path: Path) -> None:
     # an epoch: 45,000 images forward and backward, three passes each, and 15,000 forward
     assert seconds["regmixup alpha=10"] == pytest.approx(seconds["erm"] * (270 + 15) / (135 + 15), rel=0.1)
     assert seconds["augmix severity=3"] > 1.4 * seconds["regmixup alpha=10"]
+
+
+ADDED = """\
+name: added
+question: How many seeds does it take?
+seeds: {min: 3, max: 10}
+base: {dataset: digits, model: mlp, training: {epochs: 3}}
+methods: [erm, {name: mixup, alpha: [0.2, 1, 4]}]
+matrix: {training.lr: [0.1, 0.01]}
+evaluate: [clean, calibration, corruptions]
+"""
+
+
+def made_up(folder: Path, *, seeds: int) -> Survey:
+    """After so many seeds, of which every one shows that in the second cell all arms are better, in the first none."""
+    folder.mkdir()
+    (folder / "added.yaml").write_text(ADDED)
+    plan = make_plan(load_suite(folder / "added.yaml"))
+    store = Store(folder / "results")
+    rng = np.random.default_rng(1)
+    for planned in plan.trials:
+        if planned.trial.seed < seeds:
+            gain = 0.1 * (planned.arm != "erm" and planned.cell != plan.cells[0])
+            trial = store.trial(planned.trial_id)
+            trial.create(planned.trial.record())
+            for key in planned.evaluation_keys:
+                trial.write_evaluation(key, {"metrics": {}, "seconds": 1.0})
+            metrics = {plan.suite.report.metric: 0.3 - gain + rng.normal(0, 0.0003)}
+            provenance = {"device": "cpu"}
+            trial.write_final(
+                {"status": "completed", "metrics": metrics, "provenance": provenance, "total_seconds": 9.0}
+            )
+    return survey(plan, store, known_networks(plan.suite, cache_root=folder), devices="cpu", jobs=2)
+
+
+def test_what_seeds_until_it_is_clear_will_take(tmp_path: Path) -> None:
+    """By hand: 2 cells of 4 arms; after 3 seeds the second cell is clear, so that only the first can go on."""
+    before = made_up(tmp_path / "before", seeds=0)
+    assert (before.num_left, len(before.wanted)) == (24, 24)
+    assert before.headline.startswith("24 to 80 trials (2 cells, 4 arms, 3 to 10 seeds), 0 done; about ")
+    assert " at most, on 2 CPU slots" in before.headline
+    assert sum(before.at_most.left_seconds.values()) == pytest.approx(sum(before.cost.left_seconds.values()) * 10 / 3)
+    assert "family    6 comparisons, 3 to 10 seeds each, until it is clear" in "\n".join(plan_lines(before))
+
+    after = made_up(tmp_path / "after", seeds=3)
+    assert (after.num_done, after.num_left) == (24, 4)
+    assert len(after.cost.left_seconds) == len(after.seconds_by_trial) == 4
+    assert len(after.at_most.left_seconds) == 28
+    assert after.at_most.seconds == pytest.approx(28 * 10 / 2)  # each took 9 s, and what needs its network 1 s
+    lines = list(plan_lines(after, show_trials=True))
+    assert lines[1].endswith("24 done, 4 to run")
+    assert any(line.endswith("3 clear, 0 unclear with all seeds") for line in lines)
+    table = lines[lines.index("") + 1 :]
+    assert [line.split()[-2:] for line in table[1:5]] == [["3/4", "3/3"]] * 4
+    assert sum("seed 3" in line for line in lines) == 4
+
+    end = made_up(tmp_path / "end", seeds=10)
+    assert end.num_left == 0
+    assert any(line.endswith("3 clear, 3 unclear with all seeds") for line in plan_lines(end))
 
 
 def test_a_line_names_the_baseline_and_the_best() -> None:

@@ -1,0 +1,286 @@
+"""Seeds added until the answer is clear: which trials that takes, and p values that stay right however often one looks.
+
+A comparison, one arm against the baseline in one cell, is looked at after every pair of seeds from the rule's `min` to
+its `max`. Each look is a paired t test. If the method makes no difference and differences are normal, the joint law of
+these tests' p values depends on nothing else, so that of m = min over n of p_n / w_n is drawn once, and a comparison's
+*sequential p* is the share of drawn m that are no larger than the least p_n / w_n seen so far. It can only fall, and
+under the null it is at most alpha with probability alpha whenever one stops. So is the family's error, by Holm, which
+asks nothing about how comparisons depend on each other. A comparison is *clear*, and gets no more seeds, when its
+Holm-adjusted sequential p is at most 0.05.
+
+Pairs count in the order of their seeds, up to the first that is still to come: what a trial that ends later adds can
+only be a further look. A trial that diverged gives no pair.
+
+Source: Jennison and Turnbull 1999, "Group sequential methods", chapters 2 (weights), 4 (t tests) and 9 (intervals).
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bench.plan.plan import Plan, PlannedTrial
+from bench.plan.power import SIGNIFICANCE_LEVEL
+from bench.plan.suite_file import StoppingRule
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+    from bench.results.store import Store
+
+SEQUENCES = 500_000
+"""Sequences drawn under the null. No sequential p is below 1 / (SEQUENCES + 1)."""
+
+CHUNK = 10_000
+"""So many at a time: what one look computes fits a core's cache."""
+
+TABLE_SIZE = 1000
+"""Points at which a look's p is computed; between them its logarithm is interpolated, to 1e-4."""
+
+ROUNDING = 1e-12
+"""Errors that differ by less, relative to their size, are equal but for rounding."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a comparison's pairs have shown so far.
+
+    p: its sequential p, NaN before the first look.  direction: the sign of the mean difference at the look that gave p.
+    """
+
+    p: float
+    direction: float
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One comparison, and how far it is.
+
+    seeds: those that both halves plan, in order.  ended: how many of them, from the first on, have both halves ended.
+    values, baseline_values: of the pairs among these; a diverged trial leaves none.
+    holm_p: sequential, adjusted over the suite's comparisons; NaN before the first look.
+    wanted: the seeds that it takes as far as is known now.
+    """
+
+    cell: str
+    arm: str
+    seeds: tuple[int, ...]
+    ended: int
+    values: tuple[float, ...]
+    baseline_values: tuple[float, ...]
+    holm_p: float
+    wanted: tuple[int, ...]
+
+    @property
+    def is_clear(self) -> bool:
+        return self.holm_p <= SIGNIFICANCE_LEVEL
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether more pairs are to come."""
+        return self.ended < len(self.wanted)
+
+
+def wanted(plan: Plan, metric_of: Mapping[str, float | None]) -> tuple[PlannedTrial, ...]:
+    """The trials that the suite takes as far as is known now, ended ones included, in the plan's order.
+
+    metric_of: by trial_id, what `metric_values` gives. With a fixed number of seeds all of the plan's. Depends on
+    nothing but what has ended, so that a resumed run, two runs at once and the report agree. A trial that has not ended
+    can be wanted no longer once another comparison has become clear, since that lowers the adjusted p of all others.
+    """
+    return _trials(plan, metric_of, lambda comparison: comparison.wanted)
+
+
+def possible(plan: Plan, metric_of: Mapping[str, float | None]) -> tuple[PlannedTrial, ...]:
+    """The trials that are wanted or may yet be: those of `wanted`, and every seed of a comparison that is not clear."""
+    return _trials(plan, metric_of, lambda comparison: comparison.wanted if comparison.is_clear else comparison.seeds)
+
+
+def _trials(
+    plan: Plan, metric_of: Mapping[str, float | None], seeds_of: Callable[[Progress], tuple[int, ...]]
+) -> tuple[PlannedTrial, ...]:
+    """The first seeds of every condition, and of both halves of a comparison the seeds that `seeds_of` gives."""
+    rule = plan.suite.stopping
+    if rule is None:
+        return plan.trials
+    seeds = {condition: {*sorted(own)[: rule.min]} for condition, own in _seeds_of(plan).items()}
+    for each in progress(plan, metric_of):
+        for arm in (each.arm, plan.baseline):
+            seeds[each.cell, arm].update(seeds_of(each))
+    return tuple(planned for planned in plan.trials if planned.trial.seed in seeds[planned.cell, planned.arm])
+
+
+def progress(plan: Plan, metric_of: Mapping[str, float | None]) -> list[Progress]:
+    """Every comparison of a suite with a stopping rule, in the order of cells and arms.
+
+    Raises ValueError for a suite without one.
+    """
+    rule = plan.suite.stopping
+    if rule is None:
+        raise ValueError(f"{plan.suite.name} has no stopping rule: all of its seeds are run")
+    trials = _seeds_of(plan)
+    settled = []
+    for cell, arm in itertools.product(plan.cells, plan.arms[1:]):
+        ours, theirs = trials.get((cell, arm)), trials.get((cell, plan.baseline))
+        if ours is not None and theirs is not None:
+            seeds = tuple(sorted(ours.keys() & theirs.keys()))
+            halves = ((ours[seed], theirs[seed]) for seed in seeds)
+            ended = itertools.takewhile(lambda both: all(half in metric_of for half in both), halves)
+            settled.append((cell, arm, seeds, [(metric_of[a], metric_of[b]) for a, b in ended]))
+    found = []
+    complete = [[(a, b) for a, b in pairs if a is not None and b is not None] for *_, pairs in settled]
+    halves_of = [tuple(zip(*pairs, strict=True)) or ((), ()) for pairs in complete]
+    ps = [sequential_evidence(paired_differences(a, b), rule).p for a, b in halves_of]
+    for (cell, arm, seeds, pairs), (values, baseline), p in zip(settled, halves_of, holm(ps).tolist(), strict=True):
+        enough = max(rule.min, len(pairs) + (not p <= SIGNIFICANCE_LEVEL))
+        found.append(Progress(cell, arm, seeds, len(pairs), values, baseline, p, seeds[:enough]))
+    return found
+
+
+def _seeds_of(plan: Plan) -> dict[tuple[str, str], dict[int, str]]:
+    """By (cell, arm), the trial_id of each seed."""
+    found: dict[tuple[str, str], dict[int, str]] = {}
+    for planned in plan.trials:
+        found.setdefault((planned.cell, planned.arm), {})[planned.trial.seed] = planned.trial_id
+    return found
+
+
+def metric_values(trials: Iterable[PlannedTrial], store: Store, metric: str) -> dict[str, float | None]:
+    """By trial_id, the metric of every trial that has ended; None where it has none and never will: it diverged, say.
+
+    Missing: a trial that has not ended, or whose evaluations have not where one of them may give the metric.
+    """
+    found: dict[str, float | None] = {}
+    for planned in trials:
+        folder = store.trial(planned.trial_id)
+        final = folder.final()
+        if final is None:
+            continue
+        if final["status"] == "diverged":
+            found[planned.trial_id] = None
+            continue
+        records = [folder.evaluation(key) for key in planned.evaluation_keys]
+        own = dict(final["metrics"])
+        for record in records:
+            own |= record["metrics"] if record else {}
+        if metric in own or None not in records:
+            found[planned.trial_id] = own.get(metric)
+    return found
+
+
+def sequential_evidence(differences: ArrayLike, rule: StoppingRule) -> Evidence:
+    """What pairs show when they are looked at after each from the rule's `min` on.
+
+    differences: (n,) float, arm minus baseline, in the order of their seeds; n at most the rule's `max`.
+    """
+    values = np.asarray(differences, dtype=np.float64)
+    if len(values) < rule.min:
+        return Evidence(np.nan, 0.0)
+    weighed = _t_ps(values, rule.min) / _weights(rule.min, rule.max)[: len(values) - rule.min + 1]
+    best = int(np.argmin(weighed))
+    drawn = _least_under_null(rule.min, rule.max)
+    below = int(np.searchsorted(drawn, np.log(weighed[best]), side="right")) if weighed[best] > 0 else 0
+    return Evidence((1 + below) / (1 + len(drawn)), float(np.sign(values[: rule.min + best].mean())))
+
+
+def look_level(n: int, rule: StoppingRule, *, level: float) -> float:
+    """The level of the t test, and of the interval, at the look after n pairs, when all looks together have `level`.
+
+    NaN before the first look. The intervals of all looks hold the true difference at once with probability 1 - level.
+    """
+    if n < rule.min:
+        return np.nan
+    drawn = _least_under_null(rule.min, rule.max)
+    place = max(0, int(level * (1 + len(drawn))) - 1)  # below it, so many or fewer are counted: p is at most `level`
+    least = float(np.exp(drawn[place]))
+    return min(1.0, least * float(_weights(rule.min, rule.max)[n - rule.min]))
+
+
+def paired_differences(values: ArrayLike, baseline_values: ArrayLike) -> NDArray[np.float64]:
+    """Arm minus baseline, 0 where they are equal but for rounding."""
+    ours, theirs = np.asarray(values, dtype=np.float64), np.asarray(baseline_values, dtype=np.float64)
+    differences = ours - theirs
+    return np.where(np.abs(differences) <= ROUNDING * np.maximum(np.abs(ours), np.abs(theirs)), 0.0, differences)
+
+
+def holm(p_values: Sequence[float]) -> NDArray[np.float64]:
+    """Holm's step-down adjustment. A NaN stays NaN and counts in the family as p = 1.
+
+    Source: Holm 1979, "A simple sequentially rejective multiple test procedure".
+    """
+    ps = np.asarray(p_values, dtype=np.float64)
+    filled = np.where(np.isnan(ps), 1.0, ps)
+    order = np.argsort(filled, kind="stable")
+    stepped = np.maximum.accumulate(filled[order] * (len(ps) - np.arange(len(ps))))
+    adjusted = np.empty_like(ps)
+    adjusted[order] = np.minimum(1.0, stepped)
+    return np.where(np.isnan(ps), np.nan, adjusted)
+
+
+def _weights(first: int, last: int) -> NDArray[np.float64]:
+    """How the level is spread over the looks: n / last. docs/statistics.md has the comparison that decided it."""
+    return np.arange(first, last + 1) / last
+
+
+def _t_ps(values: NDArray[np.float64], first: int) -> NDArray[np.float64]:
+    """Two-sided p of the paired t test of the first n differences, for n from `first` to all.
+
+    Where these differ by nothing but rounding, p is that of the sign-flip test: errors are multiples of 1 / n_test, so
+    that a few equal differences are no rarity, and no proof either.
+    """
+    from scipy import special
+
+    n = np.arange(1, len(values) + 1)
+    shifted = values - values[0]  # without it the sum of squares would lose digits to the mean
+    sums = np.cumsum(shifted)
+    mean = values[0] + sums / n
+    squares = np.maximum(np.cumsum(shifted**2) - sums**2 / n, 0.0)
+    spread = np.maximum.accumulate(values) - np.minimum.accumulate(values)
+    constant = spread <= ROUNDING * np.maximum(1.0, np.abs(mean))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        t = np.abs(mean) * np.sqrt(n * (n - 1) / squares)
+    flips = np.where(np.abs(mean) > ROUNDING, 2.0 ** (1 - n), 1.0)
+    ps = np.where(constant, flips, 2 * special.stdtr(np.maximum(n - 1, 1), -np.where(constant, 0.0, t)))
+    return np.asarray(ps[first - 1 :], dtype=np.float64)
+
+
+@cache
+def _least_under_null(first: int, last: int) -> NDArray[np.float64]:
+    """(SEQUENCES,) sorted log m of sequences of standard normal differences, always the same ones.
+
+    With q the sum of squares of n differences and s their sum, the t test's p is a function of v, where
+    v^2 = log(q / (q - s^2 / n)) = log(1 + t^2 / (n - 1)); its logarithm is all but a parabola in v, so that a short
+    table does for the t distribution, which takes five times as long.
+    """
+    from scipy import special
+
+    tables = {}
+    for n in range(first, last + 1):
+        top = 0.5
+        while special.stdtr(n - 1, -_t_of(top, n)) > 1e-10:
+            top *= 1.1
+        grid = np.linspace(0, top, TABLE_SIZE)
+        log_p = np.log(2 * special.stdtr(n - 1, -_t_of(grid, n)))
+        tables[n] = (TABLE_SIZE - 1) / top, log_p, np.diff(log_p)
+    rng = np.random.default_rng(0)
+    log_weights = np.log(_weights(first, last))
+    least = np.full((SEQUENCES // CHUNK, CHUNK), np.inf)
+    for chunk in least:
+        drawn = rng.standard_normal((last, CHUNK))
+        sums, squares = np.cumsum(drawn, axis=0), np.cumsum(drawn**2, axis=0)
+        for n, (scale, log_p, steps) in tables.items():
+            q = squares[n - 1]
+            left = np.maximum(q - sums[n - 1] ** 2 / n, 1e-300)  # two draws can be equal but for rounding
+            place = np.minimum(np.sqrt(np.log(q / left)) * scale, TABLE_SIZE - 1.001)
+            index = place.astype(np.intp)
+            np.minimum(chunk, log_p[index] + steps[index] * (place - index) - log_weights[n - first], out=chunk)
+    return np.sort(least, axis=None)
+
+
+def _t_of(v: ArrayLike, n: int) -> NDArray[np.float64]:
+    return np.asarray(np.sqrt((n - 1) * np.expm1(np.square(v))))

@@ -171,14 +171,15 @@ def chosen_on_validation(results: Results) -> Selection | None:
     trials = selection_frame(results, val_metric, test_metric)
     options = {method.label: method.model_dump() for method in plan.suite.methods}
     families = [family_of({arm: options[arm] for arm in arms}) for arms in plan.suite.families]
-    made = choices(trials, tasks=tasks_of(plan), families=families)
+    grows = plan.suite.stopping is not None
+    made = choices(trials, tasks=tasks_of(plan), families=families, common=grows)
     open_tasks = {each.task for each in made if each.is_open and each.seeds}
     tasks = [task for task in tasks_of(plan) if task.label in open_tasks]
     if not tasks:
         return None
     made = [each for each in made if each.task in open_tasks]
     single = [Task(cell, {cell: ""}) for task in tasks if len(task.recipes) > 1 for cell in task.recipes]
-    within = choices(trials, tasks=single, families=families)
+    within = choices(trials, tasks=single, families=families, common=grows)
     baseline = next(family.name for family in families if plan.baseline in family.arms)
     own, one = pairs_of_chosen(made, baseline=baseline), pairs_of_chosen(within, baseline=baseline)
     return Selection(
@@ -189,13 +190,17 @@ def chosen_on_validation(results: Results) -> Selection | None:
         families=tuple(families),
         choices=tuple(made),
         under_one_recipe=tuple(within),
-        comparisons=tuple(judge(own, better="lower")),
-        one_recipe=tuple(judge(one, better="lower")),
+        comparisons=tuple(judge(own, better="lower", rule=plan.suite.stopping)),
+        one_recipe=tuple(judge(one, better="lower", rule=plan.suite.stopping)),
     )
 
 
-def choices(trials: pd.DataFrame, *, tasks: Sequence[Task], families: Sequence[Family]) -> list[Choice]:
+def choices(
+    trials: pd.DataFrame, *, tasks: Sequence[Task], families: Sequence[Family], common: bool = False
+) -> list[Choice]:
     """Choose for every task and family that has a candidate.
+
+    common: take for planned only the seeds that all of a family's candidates plan, as where some get more than others.
 
     trials: one row per planned trial with cell, arm, seed, val (error), val_nll and test (error). NaN where there is no
     result; a trial that diverged has val infinite. Equal validation errors go by the lower NLL where there is one, then
@@ -215,9 +220,10 @@ def choices(trials: pd.DataFrame, *, tasks: Sequence[Task], families: Sequence[F
                 if (cell, arm) in conditions
             ]
             if candidates:
-                found.append(
-                    _choose(task, family, candidates, [conditions[each.cell, each.arm] for each in candidates])
-                )
+                own = [conditions[each.cell, each.arm] for each in candidates]
+                if common:
+                    own = [{seed: each[seed] for seed in each if all(seed in other for other in own)} for each in own]
+                found.append(_choose(task, family, candidates, own))
     return found
 
 

@@ -59,19 +59,19 @@ def page(
         baseline=wording.arm_name(plan.baseline),
         metric=metric,
         metric_phrase=wording.sentence_case(metric.phrase),
-        summary=wording.summary(comparisons, baseline=plan.baseline),
+        summary=wording.summary(comparisons, baseline=plan.baseline, rule=plan.suite.stopping),
         verdicts=_verdicts(results, comparisons),
         chosen=_chosen(results),
         doubts=wording.doubt_notes(comparisons),
         cautions=[*_cautions(results, comparisons), *_changed_by_selection(results, comparisons)],
-        num_comparisons=len(comparisons),
+        tests=wording.how_tested(len(comparisons), plan.suite.stopping),
         comparison_table=comparison_table,
         figures=figures,
         own_figures=[name for name in figures if name not in in_sections],
         sections=further,
         folded=[folded for section in further for folded in section.comparisons],
         statuses=_statuses(results),
-        num_trials=len(plan.trials),
+        num_trials=len(results.trials),
         unfinished_table=tables.unfinished_table(results),
         recipe_table=tables.recipe_table(results),
         data_table=tables.data_table(results),
@@ -117,7 +117,8 @@ def _changed_by_selection(results: Results, comparisons: Sequence[Comparison]) -
     if plan.suite.report.metric not in other_choices or results.column(selected).isna().all():
         return
     trials = results.trials.assign(**{selected: results.column(selected)})
-    others = compare(pairs_of(trials, selected, cells=plan.cells, arms=plan.arms, baseline=plan.baseline))
+    pairs = pairs_of(trials, selected, cells=plan.cells, arms=plan.arms, baseline=plan.baseline)
+    others = compare(pairs, rule=plan.suite.stopping)
     changed = [
         f"{wording.arm_name(new.arm)} ({new.cell}) {new.verdict}, {percent(new.difference, 1, signed=True)} points"
         for old, new in zip(comparisons, others, strict=True)
@@ -143,7 +144,7 @@ def _cautions(results: Results, comparisons: Sequence[Comparison]) -> Iterator[s
         pairs = sum(each.planned for each in comparisons)
         left_out = sum(each.left_out for each in comparisons)
         yield (
-            f"{without} of {count(len(plan.trials), 'planned trial')} without a result ({what}), so {left_out} "
+            f"{without} of {count(len(results.trials), 'planned trial')} without a result ({what}), so {left_out} "
             f"of {count(pairs, 'pair')} left out of the statistics."
         )
     if any(results.trials["status"].isin(("new", "running", "interrupted"))):
@@ -190,7 +191,7 @@ def _provenance(results: Results) -> list[tuple[str, list[str]]]:
     rows = [
         ("suite", [f"{plan.suite.name}, version {plan.suite.version}"]),
         ("plan", [plan.plan_id]),
-        ("seeds", [", ".join(str(seed) for seed in plan.seeds)]),
+        ("seeds", [wording.seeds_in_words(plan.seeds, plan.suite.stopping)]),
         ("overrides", list(plan.overrides) or ["none"]),
         ("numerics version", [str(NUMERICS_VERSION)]),
     ]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from bench.plan.sequential import metric_values, wanted
 from bench.results.store import Json, Store, TrialFolder, read_json
 
 if TYPE_CHECKING:
@@ -59,7 +60,8 @@ class LabelNoise:
 class Results:
     """What a plan's trials have left so far.
 
-    trials: one row per planned trial: TRIAL_COLUMNS, COST_COLUMNS, DATA_COLUMNS, then MIXING_COLUMNS and every metric
+    trials: one row per planned trial, and where the suite adds seeds until the answer is clear, per trial that it takes
+        as far as is known now: TRIAL_COLUMNS, COST_COLUMNS, DATA_COLUMNS, then MIXING_COLUMNS and every metric
         and evaluation metric that any trial has, NaN where a trial has none. alpha is 0 for plain erm and NaN where a
         method has none.
     curves: one row per epoch of every finished trial (CURVE_COLUMNS); of an epoch done twice, the last. The errors on
@@ -72,6 +74,7 @@ class Results:
     label_noise: one per noisy cell and seed.
     measured: per kind of evaluation, the figures that any record of it names.
     provenance: per fact, such as "torch" or "hardware", how many ended trials have which value.
+    metric_of: where seeds are added, the suite's metric of every trial that has ended; else empty.
     """
 
     plan: Plan
@@ -86,6 +89,7 @@ class Results:
     label_noise: tuple[LabelNoise, ...]
     measured: Mapping[str, tuple[str, ...]]
     provenance: Mapping[str, Mapping[str, int]]
+    metric_of: Mapping[str, float | None]
 
     def column(self, metric: str) -> pd.Series[float]:
         """One metric of every trial; NaN throughout where no trial has it."""
@@ -95,7 +99,8 @@ class Results:
 
 
 def load(plan: Plan, store: Store) -> Results:
-    """Read every planned trial. Files that are missing or torn count as not there."""
+    """Read every planned trial that the suite takes. Files that are missing or torn count as not there."""
+    metric_of = metric_values(plan.trials, store, plan.suite.report.metric) if plan.suite.stopping else {}
     rows: list[Json] = []
     details: dict[str, list[list[Any]]] = {name: [] for name in _DETAILS}
     curves: list[list[Any]] = []
@@ -103,7 +108,7 @@ def load(plan: Plan, store: Store) -> Results:
     noise: dict[tuple[str, int], LabelNoise] = {}
     measured: dict[str, dict[str, None]] = {each.name: {} for each in plan.suite.evaluations}
     facts: dict[str, Counter[str]] = {}
-    for planned in plan.trials:
+    for planned in wanted(plan, metric_of):
         folder = store.trial(planned.trial_id)
         final = folder.final()
         if final is None:
@@ -138,6 +143,7 @@ def load(plan: Plan, store: Store) -> Results:
         label_noise=tuple(noise.values()),
         measured={kind: tuple(names) for kind, names in measured.items()},
         provenance=facts,
+        metric_of=metric_of,
     )
 
 

@@ -13,7 +13,7 @@ from reports.chosen import chosen_frame, chosen_on_validation
 from reports.load import Results, load
 from reports.measures import measure
 from reports.secondary import secondary_comparisons, secondary_frame
-from reports.statistics import Comparison, compare, pairs_of
+from reports.statistics import Comparison, Pairs, compare, pairs_of, settled_pairs
 
 if TYPE_CHECKING:
     from bench.plan.plan import Plan
@@ -48,8 +48,7 @@ def render(plan: Plan, store: Store, out_dir: Path, *, refresh_seconds: int | No
     """
     results = load(plan, store)
     metric = plan.suite.report.metric
-    trials = results.trials.assign(**{metric: results.column(metric)})
-    comparisons = compare(pairs_of(trials, metric, cells=plan.cells, arms=plan.arms, baseline=plan.baseline))
+    comparisons = compare(_pairs(results, metric), rule=plan.suite.stopping)
     table = tables.comparison_table(results, comparisons, metric=metric)
     drawings = figures.draw_all(results, comparisons)
     pictures = {name: drawing.png() for name, drawing in drawings.items()}
@@ -82,13 +81,22 @@ def render(plan: Plan, store: Store, out_dir: Path, *, refresh_seconds: int | No
     write_atomically(out_dir / "report.html", page.encode())
     return Report(
         html=out_dir / "report.html",
-        summary=wording.summary(comparisons, baseline=plan.baseline),
+        summary=wording.summary(comparisons, baseline=plan.baseline, rule=plan.suite.stopping),
         verdicts=[
             f"{each.cell}: {wording.sentence(each, measure(metric), baseline=plan.baseline)}" for each in comparisons
         ],
         table_text=tables.plain_text(table, without=("seeds", "floor")),
         counts=_counts(results, comparisons),
     )
+
+
+def _pairs(results: Results, metric: str) -> list[Pairs]:
+    """The pairs that the verdicts go by; where seeds are added, those by which it was decided whether to."""
+    plan = results.plan
+    if plan.suite.stopping:
+        return settled_pairs(plan, results.metric_of)
+    trials = results.trials.assign(**{metric: results.column(metric)})
+    return pairs_of(trials, metric, cells=plan.cells, arms=plan.arms, baseline=plan.baseline)
 
 
 def _write_figures(folder: Path, drawings: Mapping[str, figures.Drawing], pictures: Mapping[str, bytes]) -> None:

@@ -45,7 +45,8 @@ def secondary_comparisons(results: Results) -> list[Secondary]:
             if metric not in (name, SAME_AS.get(name)):
                 trials = results.trials.assign(**{name: results.column(name)})
                 family = pairs_of(trials, name, cells=plan.cells, arms=plan.arms, baseline=plan.baseline)
-                found.append(Secondary(kind, measure(name), tuple(judge(family, better=measure(name).better))))
+                judged = judge(family, better=measure(name).better, rule=plan.suite.stopping)
+                found.append(Secondary(kind, measure(name), tuple(judged)))
     return found
 
 

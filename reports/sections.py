@@ -73,7 +73,10 @@ def _chosen(results: Results, _secondary: Sequence[Secondary]) -> Section:
     return Section(
         "chosen",
         "Chosen on validation",
-        paragraphs=tuple(chosen_tables.paragraphs(selection)),
+        paragraphs=(
+            *chosen_tables.paragraphs(selection),
+            *wording.how_chosen_is_tested(results.plan.suite.stopping),
+        ),
         tables=(
             (
                 chosen_tables.choices_table(selection),

@@ -6,11 +6,16 @@ cannot be made yet counts with p = 1, so that a failed trial never makes the oth
 exact sign-flip test, which assumes nothing about how differences are distributed but has a floor of 2/2^n.
 
 Figures that are not the suite's question are judged by `judge`: each is a family of its own, by the t test alone.
+
+Where the suite adds seeds until a comparison is clear, their number depends on what they showed, and a t test of what
+is there in the end would find too much. Then `rule` says when it was looked at: p and interval are those of
+bench/plan/sequential.py, which hold at whatever look one stops. That is as true of a figure by which nobody decided to
+stop. The sign-flip test has no such form here and is left out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
@@ -20,9 +25,21 @@ import pandas as pd
 from scipy import special
 
 from bench.plan.power import SIGNIFICANCE_LEVEL, seeds_needed, sign_flip_floor, smallest_holm_sign_flip_p
+from bench.plan.sequential import (
+    ROUNDING,
+    Evidence,
+    holm,
+    look_level,
+    paired_differences,
+    progress,
+    sequential_evidence,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
+
+    from bench.plan.plan import Plan
+    from bench.plan.suite_file import StoppingRule
 
 __all__ = [
     "BETTER",
@@ -41,6 +58,7 @@ __all__ = [
     "pairs_of",
     "seeds_for_power",
     "seeds_needed",
+    "settled_pairs",
     "sign_flip_p",
     "smallest_holm_sign_flip_p",
 ]
@@ -60,26 +78,25 @@ EXACT_PAIRS = 32
 
 MONTE_CARLO_DRAWS = 99_999
 
-ROUNDING = 1e-12
-"""Errors that differ by less, relative to their size, are equal but for rounding."""
-
 
 @dataclass(frozen=True)
 class Pairs:
-    """What one arm and the baseline reached in one cell: the seeds that both finished, in the same order."""
+    """What one arm and the baseline reached in one cell: the seeds that both finished, in the same order.
+
+    goes_on: whether seeds are still being added to it.
+    """
 
     cell: str
     arm: str
     errors: NDArray[np.float64]
     baseline_errors: NDArray[np.float64]
     planned: int
+    goes_on: bool = False
 
     @property
     def differences(self) -> NDArray[np.float64]:
         """Arm minus baseline, 0 where they are equal but for rounding."""
-        sizes = np.maximum(np.abs(self.errors), np.abs(self.baseline_errors))
-        differences = self.errors - self.baseline_errors
-        return np.where(np.abs(differences) <= ROUNDING * sizes, 0.0, differences)
+        return paired_differences(self.errors, self.baseline_errors)
 
 
 @dataclass(frozen=True)
@@ -98,7 +115,8 @@ class Comparison:
     """One arm against the baseline in one cell. Differences are arm minus baseline: below zero the arm is better.
 
     difference, difference_sd, low, high: over the pairs, in the metric's unit; low and high bound the 95 % t interval.
-    t_p, holm_p: two-sided, before and after Holm's adjustment over the family.
+    t_p, holm_p: two-sided, before and after Holm's adjustment over the family. With a stopping rule t_p is the
+        sequential p, the interval is that of its look, and there are no sign-flip p values.
     sign_flip_floor, sign_flip_holm_floor: the smallest values that the two above them can take with this many pairs.
     verdict: better | worse | no clear difference, by holm_p at 0.05; too few pairs where fewer than two exist.
     sign_flip: "agrees", "disagrees", or "cannot agree" where its floor alone is above 0.05; "" without a verdict.
@@ -106,6 +124,7 @@ class Comparison:
         the t test is undefined and the sign-flip p takes its place in the family.
     seeds_for_clear_answer: for an unclear difference, how many seeds in all a t test of 80 % power would take if mean
         and sd stay as observed. None where more than 1,000, where undefined, and where the verdict is clear.
+    goes_on: as in Pairs.
     """
 
     cell: str
@@ -130,11 +149,17 @@ class Comparison:
     sign_flip: str
     spread: str
     seeds_for_clear_answer: int | None
+    goes_on: bool
 
     @property
     def left_out(self) -> int:
         """Planned pairs of which one half or both did not finish."""
         return self.planned - self.pairs
+
+    @property
+    def has_faded(self) -> bool:
+        """Whether the verdict rests on an earlier look, and the interval of the last one takes in zero."""
+        return self.verdict in (BETTER, WORSE) and self.low <= 0 <= self.high
 
     @property
     def pair_mean(self) -> float:
@@ -172,7 +197,7 @@ class Judgement:
     @property
     def spread(self) -> str:
         """As in Comparison."""
-        if self.pairs < 2 or not np.isnan(self.low):
+        if self.pairs < 2 or self.verdict == TOO_FEW_PAIRS or not np.isnan(self.low):
             return ""
         return "constant" if self.difference else "identical"
 
@@ -203,19 +228,37 @@ def pairs_of(
     return found
 
 
-def compare(family: Sequence[Pairs]) -> list[Comparison]:
-    """Judge all comparisons of a family together, in the order given."""
-    tests = [paired_t(pairs.differences) for pairs in family]
-    flips = [sign_flip_p(pairs.differences) for pairs in family]
-    floors = [_reachable_floor(len(pairs.errors)) for pairs in family]
-    entering = [flip if test.sd == 0 else test.p for test, flip in zip(tests, flips, strict=True)]
-    holm_ps = holm(entering)
+def settled_pairs(plan: Plan, metric_of: Mapping[str, float | None]) -> list[Pairs]:
+    """The comparisons of a suite that adds seeds until they are clear, with the pairs by which that is decided."""
+    return [
+        Pairs(
+            cell=each.cell,
+            arm=each.arm,
+            errors=np.asarray(each.values, dtype=np.float64),
+            baseline_errors=np.asarray(each.baseline_values, dtype=np.float64),
+            planned=len(each.wanted),
+            goes_on=each.goes_on,
+        )
+        for each in progress(plan, metric_of)
+    ]
+
+
+def compare(family: Sequence[Pairs], *, rule: StoppingRule | None = None) -> list[Comparison]:
+    """Judge all comparisons of a family together, in the order given.
+
+    rule: of a suite that adds seeds until a comparison is clear.
+    """
+    tests = [paired_t(pairs.differences, rule=rule) for pairs in family]
+    flips = [np.nan if rule else sign_flip_p(pairs.differences) for pairs in family]
+    floors = [np.nan if rule else _reachable_floor(len(pairs.errors)) for pairs in family]
+    evidence = [_evidence(pairs, test, rule=rule) for pairs, test in zip(family, tests, strict=True)]
+    holm_ps = holm([each.p for each in evidence])
     flip_holm_ps = holm(flips)
     holm_floors = holm(floors)
     clear = int(np.sum(holm_ps <= SIGNIFICANCE_LEVEL))
     comparisons = []
     for index, (pairs, test) in enumerate(zip(family, tests, strict=True)):
-        verdict = _verdict(len(pairs.errors), test.mean, holm_p=float(holm_ps[index]))
+        verdict = _verdict(evidence[index].direction, holm_p=float(holm_ps[index]))
         open_level = SIGNIFICANCE_LEVEL / max(1, len(family) - clear)  # the step at which Holm stands now
         comparisons.append(
             Comparison(
@@ -231,33 +274,36 @@ def compare(family: Sequence[Pairs]) -> list[Comparison]:
                 difference_sd=test.sd,
                 low=test.low,
                 high=test.high,
-                t_p=test.p,
+                t_p=evidence[index].p if rule else test.p,
                 holm_p=float(holm_ps[index]),
                 sign_flip_p=flips[index],
                 sign_flip_floor=floors[index],
                 sign_flip_holm_p=float(flip_holm_ps[index]),
                 sign_flip_holm_floor=float(holm_floors[index]),
                 verdict=verdict,
-                sign_flip=_agreement(verdict, p=float(flip_holm_ps[index]), floor=float(holm_floors[index])),
+                sign_flip=""
+                if rule
+                else _agreement(verdict, p=float(flip_holm_ps[index]), floor=float(holm_floors[index])),
                 spread="" if test.sd != 0 else "constant" if test.mean else "identical",
                 seeds_for_clear_answer=_seeds_for_clear_answer(verdict, test, len(pairs.errors), level=open_level),
+                goes_on=pairs.goes_on,
             )
         )
     return comparisons
 
 
-def judge(family: Sequence[Pairs], *, better: Literal["lower", "higher", "neither"]) -> list[Judgement]:
+def judge(
+    family: Sequence[Pairs], *, better: Literal["lower", "higher", "neither"], rule: StoppingRule | None = None
+) -> list[Judgement]:
     """Judge the comparisons of one secondary figure together, in the order given.
 
     p is the paired t test's, and the sign-flip test's where all pairs differ by the same amount.
+
+    rule: as in `compare`.
     """
-    tests = [paired_t(pairs.differences) for pairs in family]
-    ps = [np.nan] * len(family)
-    if better != "neither":
-        ps = [
-            sign_flip_p(pairs.differences) if test.sd == 0 else test.p
-            for pairs, test in zip(family, tests, strict=True)
-        ]
+    tests = [paired_t(pairs.differences, rule=rule) for pairs in family]
+    evidence = [_evidence(pairs, test, rule=rule) for pairs, test in zip(family, tests, strict=True)]
+    ps = [np.nan if better == "neither" else each.p for each in evidence]
     sign = -1 if better == "higher" else 1
     return [
         Judgement(
@@ -272,17 +318,19 @@ def judge(family: Sequence[Pairs], *, better: Literal["lower", "higher", "neithe
             high=test.high,
             p=p,
             holm_p=float(holm_p),
-            verdict="" if better == "neither" else _verdict(len(pairs.errors), sign * test.mean, holm_p=float(holm_p)),
+            verdict="" if better == "neither" else _verdict(sign * each.direction, holm_p=float(holm_p)),
         )
-        for pairs, test, p, holm_p in zip(family, tests, ps, holm(ps), strict=True)
+        for pairs, test, each, p, holm_p in zip(family, tests, evidence, ps, holm(ps), strict=True)
     ]
 
 
-def paired_t(differences: ArrayLike) -> PairedT:
+def paired_t(differences: ArrayLike, *, rule: StoppingRule | None = None) -> PairedT:
     """The paired t test of the hypothesis that the mean difference is zero, with its 95 % interval.
 
     differences: (n,) float.  n = 0 gives NaN throughout, n = 1 a mean alone. Differences that are equal but for
     rounding have sd 0 and neither interval nor p: without spread there is nothing to measure the mean against.
+    rule: makes the interval one of a series of which all hold the true mean in 95 % of cases; none before the first
+    look. p stays that of n pairs that nobody looked at before.
     """
     values = np.asarray(differences, dtype=np.float64)
     n = len(values)
@@ -292,14 +340,14 @@ def paired_t(differences: ArrayLike) -> PairedT:
     if np.ptp(values) <= ROUNDING * max(1.0, abs(mean)):
         return PairedT(mean if abs(mean) > ROUNDING else 0.0, 0.0, np.nan, np.nan, np.nan)
     sd = _sd(values)
-    half = interval_half_width(sd, n)
+    half = interval_half_width(sd, n, level=look_level(n, rule, level=1 - CONFIDENCE) if rule else 1 - CONFIDENCE)
     t = mean / (sd / np.sqrt(n))
     return PairedT(mean, sd, mean - half, mean + half, float(2 * special.stdtr(n - 1, -abs(t))))
 
 
-def interval_half_width(sd: float, n: int) -> float:
-    """Half the 95 % t interval of a mean; NaN for n < 2."""
-    return float(special.stdtrit(n - 1, (1 + CONFIDENCE) / 2) * sd / np.sqrt(n)) if n > 1 else np.nan
+def interval_half_width(sd: float, n: int, *, level: float = 1 - CONFIDENCE) -> float:
+    """Half the t interval of a mean that misses it with probability `level`; NaN for n < 2."""
+    return float(special.stdtrit(n - 1, 1 - level / 2) * sd / np.sqrt(n)) if n > 1 else np.nan
 
 
 def sign_flip_p(differences: ArrayLike) -> float:
@@ -322,20 +370,6 @@ def sign_flip_p(differences: ArrayLike) -> float:
         return float(2 * (len(left) * len(right) - below) / 2 ** len(values))
     extreme = np.count_nonzero(np.abs(_drawn_signs(len(values)) @ values) >= threshold)
     return float((1 + extreme) / (1 + MONTE_CARLO_DRAWS))
-
-
-def holm(p_values: Sequence[float]) -> NDArray[np.float64]:
-    """Holm's step-down adjustment. A NaN stays NaN and counts in the family as p = 1.
-
-    Source: Holm 1979, "A simple sequentially rejective multiple test procedure".
-    """
-    ps = np.asarray(p_values, dtype=np.float64)
-    filled = np.where(np.isnan(ps), 1.0, ps)
-    order = np.argsort(filled, kind="stable")
-    stepped = np.maximum.accumulate(filled[order] * (len(ps) - np.arange(len(ps))))
-    adjusted = np.empty_like(ps)
-    adjusted[order] = np.minimum(1.0, stepped)
-    return np.where(np.isnan(ps), np.nan, adjusted)
 
 
 def seeds_for_power(effect: float, *, level: float, power: float = POWER) -> int | None:
@@ -377,12 +411,22 @@ def _reachable_floor(n: int) -> float:
     return max(sign_flip_floor(n), 1 / (1 + MONTE_CARLO_DRAWS) if n > EXACT_PAIRS else 0.0)
 
 
-def _verdict(n: int, difference: float, *, holm_p: float) -> str:
-    if n < 2:
+def _evidence(pairs: Pairs, test: PairedT, *, rule: StoppingRule | None) -> Evidence:
+    """The p that enters Holm's adjustment, NaN with too few pairs, and the sign of the difference that gave it."""
+    if rule:
+        return sequential_evidence(pairs.differences, rule)
+    if len(pairs.errors) < 2:
+        return Evidence(np.nan, 0.0)
+    return Evidence(sign_flip_p(pairs.differences) if test.sd == 0 else test.p, float(np.sign(test.mean)))
+
+
+def _verdict(direction: float, *, holm_p: float) -> str:
+    """direction: below zero where the arm is better."""
+    if np.isnan(holm_p):
         return TOO_FEW_PAIRS
     if holm_p > SIGNIFICANCE_LEVEL:
         return NO_CLEAR_DIFFERENCE
-    return BETTER if difference < 0 else WORSE
+    return BETTER if direction < 0 else WORSE
 
 
 def _agreement(verdict: str, *, p: float, floor: float) -> str:

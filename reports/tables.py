@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -42,6 +42,10 @@ MEMORY = {
     "train_error_wrong_labels": "training error, wrong labels (%)",
     "test_error_last": "test error, last epoch (%)",
 }
+
+
+JUDGED_COLUMNS = ("pairs", "difference", "95 % interval", "p (Holm)", "p (sign-flip)", "floor", "verdict")
+SIGN_FLIP_COLUMNS = ("p (sign-flip)", "floor")
 
 
 @dataclass(frozen=True)
@@ -115,8 +119,19 @@ def comparison_table(results: Results, comparisons: Sequence[Comparison], *, met
             own + (_judgement(judged, figure) if judged else ("", "", "", "", "", "", baseline))
         )
     own_columns = ("method", figure.label, "seeds")
-    judged_columns = ("pairs", "difference", "95 % interval", "p (Holm)", "p (sign-flip)", "floor", "verdict")
-    return Table(own_columns + judged_columns, _frozen(groups), notes=tuple(_notes(comparisons)))
+    table = Table(own_columns + JUDGED_COLUMNS, _frozen(groups), notes=tuple(_notes(comparisons)))
+    return without_columns(table, SIGN_FLIP_COLUMNS) if results.plan.suite.stopping else table
+
+
+def without_columns(table: Table, titles: Collection[str]) -> Table:
+    """The table without the columns of these titles."""
+    kept = [index for index, title in enumerate(table.header) if title not in titles]
+
+    def cut(row: Sequence[str]) -> tuple[str, ...]:
+        return tuple(row[index] for index in kept)
+
+    groups = tuple((heading, tuple(map(cut, rows))) for heading, rows in table.groups)
+    return replace(table, header=cut(table.header), groups=groups)
 
 
 def metrics_table(

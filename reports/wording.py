@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from bench.plan.power import SIGNIFICANCE_LEVEL, seeds_needed
+from bench.plan.suite_file import StoppingRule
 from reports.formats import count, p_equals, p_value, roughly
 from reports.measures import Measure
 from reports.statistics import BETTER, MAX_SEEDS, NO_CLEAR_DIFFERENCE, TOO_FEW_PAIRS, WORSE, Comparison, Judgement
@@ -56,8 +57,8 @@ def sentence(comparison: Comparison | Judgement, measure: Measure, *, baseline: 
 
 
 def doubt_mark(comparison: Comparison) -> str:
-    """The mark of a verdict that the sign-flip test does not bear out; "" for the others. See `doubt_notes`."""
-    return {"cannot agree": " †", "disagrees": " ‡"}.get(comparison.sign_flip, "")
+    """The mark of a verdict that something else does not bear out; "" for the others. See `doubt_notes`."""
+    return " §" if comparison.has_faded else {"cannot agree": " †", "disagrees": " ‡"}.get(comparison.sign_flip, "")
 
 
 def doubt_notes(comparisons: Sequence[Comparison]) -> list[str]:
@@ -71,7 +72,56 @@ def doubt_notes(comparisons: Sequence[Comparison]) -> list[str]:
             "‡ The sign-flip test, Holm-adjusted like the t test, comes to the other answer at "
             f"{SIGNIFICANCE_LEVEL:g}: do not rest on this verdict alone."
         )
+    if any(each.has_faded for each in comparisons):
+        notes.append(
+            "§ Clear by what the first seeds showed. With those that were added since, the interval takes in zero: do "
+            "not rest on this verdict alone."
+        )
     return notes
+
+
+def how_tested(comparisons: int, rule: StoppingRule | None) -> dict[str, str]:
+    """How the report tests: what stands below the answer, the comparisons, the forest plot and the secondary ones."""
+    if rule is None:
+        return {
+            "answer": "Brackets hold the 95 % interval of the difference. The p value is that of the paired t test, "
+            f"Holm-adjusted over all {comparisons} comparisons; clear means {SIGNIFICANCE_LEVEL:g} or less.",
+            "table": "Interval and p (Holm): paired t test, p adjusted over all comparisons. p (sign-flip): exact, "
+            "two-sided, not adjusted; the floor is the least it can be with so many pairs. Verdict: by p (Holm) at "
+            f"{SIGNIFICANCE_LEVEL:g}.",
+            "secondary": "",
+        }
+    return {
+        "answer": f"Every comparison gets {rule.min} seeds, and then one more at a time, up to {rule.max}, until it is "
+        f"clear: until its p is {SIGNIFICANCE_LEVEL:g} or less. The p value is that of the paired t test, adjusted for "
+        f"looking after every seed and, by Holm's method, over all {comparisons} comparisons. Brackets hold the 95 % "
+        "interval of the difference, adjusted for these looks too. A comparison stops early when its first seeds look "
+        "good, so where one stopped early the difference itself leans away from zero.",
+        "table": "Interval and p (Holm): paired t test, adjusted for looking after every seed, p also over all "
+        "comparisons. Pairs count in the order of their seeds. There is no sign-flip test: it takes the number of "
+        f"seeds as given. Verdict: by p (Holm) at {SIGNIFICANCE_LEVEL:g}. ± is over all finished seeds, of which a "
+        "method has as many as its comparison took, and the baseline as many as the longest.",
+        "secondary": "Seeds were added until the suite's own comparisons were clear, so comparisons have different "
+        "numbers of pairs; the p values and intervals here are adjusted for looking after every seed in the same way.",
+    }
+
+
+def how_chosen_is_tested(rule: StoppingRule | None) -> list[str]:
+    """What there is to say of choosing among candidates with different numbers of seeds."""
+    if rule is None:
+        return []
+    return [
+        "Seeds were added until the suite's own comparisons were clear, so candidates have different numbers of them, "
+        "and those that count here are the ones on which every candidate ended. p and interval of a comparison are "
+        "adjusted for looking after every seed; what is said against the oracle is not."
+    ]
+
+
+def seeds_in_words(seeds: Sequence[int], rule: StoppingRule | None) -> str:
+    """Such as "0, 1, 2", or the rule by which they are added."""
+    if rule is None:
+        return ", ".join(map(str, seeds))
+    return f"{rule.min} to {rule.max} of each comparison, from 0 on, until it is clear"
 
 
 def tally(verdicts: Sequence[str], *, reference: str) -> str:
@@ -86,15 +136,18 @@ def tally(verdicts: Sequence[str], *, reference: str) -> str:
     return ", ".join(parts)
 
 
-def summary(comparisons: Sequence[Comparison], *, baseline: str) -> str:
+def summary(comparisons: Sequence[Comparison], *, baseline: str, rule: StoppingRule | None = None) -> str:
     """All verdicts in one sentence."""
     verdicts = [comparison.verdict for comparison in comparisons]
     reference = arm_name(baseline)
     if not verdicts:
         return f"The suite compares nothing with {reference}."
     if len(verdicts) == verdicts.count(TOO_FEW_PAIRS):
-        return f"Too early to say: no comparison with {reference} has two finished pairs yet."
-    return f"Of {count(len(verdicts), 'comparison')}: {tally(verdicts, reference=reference)}."
+        fewest = rule.min if rule else "two"
+        return f"Too early to say: no comparison with {reference} has {fewest} finished pairs yet."
+    text = f"Of {count(len(verdicts), 'comparison')}: {tally(verdicts, reference=reference)}."
+    going_on = sum(comparison.goes_on for comparison in comparisons)
+    return f"{text} Seeds are still being added to {going_on} of them." if going_on else text
 
 
 def sign_flip_note(comparisons: Sequence[Comparison]) -> str:
@@ -148,6 +201,8 @@ def _evidence(comparison: Comparison | Judgement) -> str:
 def _outlook(comparison: Comparison | Judgement) -> str:
     if not isinstance(comparison, Comparison):
         return ""
+    if comparison.goes_on:
+        return "; seeds are still being added"
     if comparison.seeds_for_clear_answer is None:
         return f"; too small for {MAX_SEEDS:,} seeds to settle"
     more = comparison.seeds_for_clear_answer - comparison.pairs
@@ -174,8 +229,9 @@ def _too_few(comparison: Comparison | Judgement, measure: Measure, arm: str, ref
     if comparison.pairs == 0:
         return f"{arm} cannot be compared with {reference}: no pair has a result"
     difference = measure.text(comparison.difference, measure.digits(0), signed=True)
+    only = "one pair has" if comparison.pairs == 1 else f"{comparison.pairs} pairs have"
     return (
-        f"{arm} cannot be judged against {reference}: only one pair has a result, {_both(comparison, measure)} "
+        f"{arm} cannot be judged against {reference}: only {only} a result, {_both(comparison, measure)} "
         f"({_with_points(difference, measure)})"
     )
 

@@ -76,9 +76,10 @@ def forest(results: Results, comparisons: Sequence[Comparison]) -> Drawing | Non
     axes.set_xlabel(figure_of.difference_label.replace(figure_of.title, f"{figure_of.title} from {reference}", 1))
     axes.text(0, -0.75, "← better   ", ha="right", va="bottom", color=theme.BETTER, clip_on=False)
     axes.text(0, -0.75, "   worse →", ha="left", va="bottom", color=theme.WORSE, clip_on=False)
+    kind = "interval, adjusted for looking after every seed" if results.plan.suite.stopping else "paired t interval"
     caption = (
         f"Each row is one method against {reference} in the same cell: the mean difference over seeds that both "
-        f"finished, with its 95 % paired t interval. Left of the line the method has the lower "
+        f"finished, with its 95 % {kind}. Left of the line the method has the lower "
         f"{figure_of.title}. Filled points are "
         f"clear after Holm's adjustment over all comparisons, hollow ones are not; an interval shows one comparison "
         f"alone, so it can miss zero where the verdict is still open."

@@ -19,7 +19,7 @@ def make_world(tmp_path: Path) -> Callable[..., World]:
 
     def make(
         *,
-        seeds: int = 6,
+        seeds: int | str = 6,
         epochs: int = 4,
         methods: str = "[erm, {name: mixup, alpha: [0.2, 1]}]",
         label_noise: str = "[{rate: 0}, {kind: uniform, rate: 0.4}]",

@@ -58,10 +58,10 @@ class Survey:
 
     @property
     def seconds_by_trial(self) -> dict[str, float]:
-        """Estimated seconds of each trial that is left."""
+        """Estimated seconds of each trial that is left, those that may yet be wanted included."""
         return {
-            planned.trial_id: self.cost.left_seconds.get(planned.trial_id, 1.0)
-            for planned in self.wanted
+            planned.trial_id: self.at_most.left_seconds.get(planned.trial_id, 1.0)
+            for planned in self.plan.trials
             if self.status[planned.trial_id] not in FINISHED
         }
 

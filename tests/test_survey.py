@@ -107,7 +107,8 @@ def test_what_seeds_until_it_is_clear_will_take(tmp_path: Path) -> None:
 
     after = made_up(tmp_path / "after", seeds=3)
     assert (after.num_done, after.num_left) == (24, 4)
-    assert len(after.cost.left_seconds) == len(after.seconds_by_trial) == 4
+    assert len(after.cost.left_seconds) == 4
+    assert after.seconds_by_trial.keys() >= after.at_most.left_seconds.keys() > after.cost.left_seconds.keys()
     assert len(after.at_most.left_seconds) == 28
     assert after.at_most.seconds == pytest.approx(28 * 10 / 2)  # each took 9 s, and what needs its network 1 s
     lines = list(plan_lines(after, show_trials=True))

@@ -21,6 +21,7 @@ from typing import Protocol, Self
 from bench.execution.engine import LOST, Engine, Running
 from bench.execution.task import BUSY, INTERRUPTED, NO_SPACE, OUT_OF_MEMORY, DataPaths, Needs, Task
 from bench.plan.plan import Plan, PlannedTrial
+from bench.plan.sequential import metric_values, wanted
 from bench.results.store import FINISHED, Store, TrialFolder
 from bench.training.policy import CheckpointPolicy
 
@@ -120,7 +121,7 @@ def run(plan: Plan, store: Store, engine: Engine, settings: Settings, watcher: W
     The engine is the caller's, who closes it. Raises DataUnavailable before anything trains when a data set cannot be
     had.
     """
-    state = RunState(planned=len(plan.trials))
+    state = RunState(planned=0)
     supervisor = _Supervisor(plan, store, engine, settings, state, watcher)
     if supervisor.pending:
         with _Signals() as supervisor.signals:
@@ -172,15 +173,22 @@ class _Supervisor:
         self.begun: set[str] = set()
         self.started = time.monotonic()
         self.estimate = 0.0
-        """Seconds, of all that was pending when the run began."""
+        """Seconds, of all that was pending when the run began or was added since."""
         self.ended_estimate = 0.0
-        for planned in plan.trials:
+        self.metric_of: dict[str, float | None] = {}
+        """Of the trials that have ended, where it decides which seeds are added."""
+        trials = plan.trials
+        if plan.suite.stopping:
+            self.metric_of = metric_values(trials, store, plan.suite.report.metric)
+            trials = wanted(plan, self.metric_of)
+        self.known, self.weighed = {planned.trial_id for planned in trials}, 0
+        for planned in trials:
             folder = store.trial(planned.trial_id)
             if _status(planned, folder) in FINISHED:
                 self._finished(planned, folder)
             else:
                 self.pending.append(planned)
-        state.skipped = state.done
+        state.planned, state.skipped = len(trials), state.done
         self.estimate, self.ended_estimate = sum(self._estimate(planned) for planned in self.pending), 0.0
 
     def prepare(self) -> None:
@@ -207,6 +215,7 @@ class _Supervisor:
                 return
             self._collect(TICK_SECONDS)
             self._look_elsewhere()
+            self._add_seeds()
             self._look_at_sources()
             self._follow()
             self._end_stalled()
@@ -273,6 +282,24 @@ class _Supervisor:
     def _collect(self, seconds: float) -> None:
         for running in self.engine.wait(seconds):
             self._ended(self._taken_out(running))
+
+    def _add_seeds(self) -> None:
+        """Take up what has become wanted now that trials have ended, and drop what is wanted no longer."""
+        if not self.plan.suite.stopping or self.state.done == self.weighed:
+            return
+        self.weighed = self.state.done
+        trials = wanted(self.plan, self.metric_of)
+        for planned in trials:
+            if planned.trial_id not in self.known:
+                self.known.add(planned.trial_id)
+                self.pending.append(planned)
+                self.estimate += self._estimate(planned)
+        now = {planned.trial_id for planned in trials}
+        for planned in [each for each in self.pending if each.trial_id not in now | self.begun]:
+            self.pending.remove(planned)
+            self.known.remove(planned.trial_id)
+            self.estimate -= self._estimate(planned)
+        self.state.planned = len(self.known)
 
     def _taken_out(self, running: Running) -> Attempt:
         attempt = next(attempt for attempt in self.state.running if attempt.running is running)
@@ -345,6 +372,8 @@ class _Supervisor:
         assert final is not None
         self.ended_estimate += self._estimate(planned)
         self.state.done += 1
+        if self.plan.suite.stopping:
+            self.metric_of |= metric_values([planned], self.store, self.plan.suite.report.metric)
         if final["status"] == "diverged":
             self.state.diverged.append(planned)
         else:  # a report by a figure of an evaluation has no error of its own

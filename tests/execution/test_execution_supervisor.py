@@ -7,6 +7,7 @@ import os
 import signal
 import time
 
+import numpy as np
 import pytest
 
 from bench.execution import supervisor
@@ -24,8 +25,8 @@ LONG = ("training.epochs=150", "seeds=1", "matrix.label_noise=[{rate: 0.4}]")
 class ScriptedEngine:
     """Attempts end at once, as `outcomes` says by the number of the attempt begun; afterwards they finish."""
 
-    def __init__(self, store, *, places=1, outcomes=()):
-        self.store, self.capacity, self.outcomes = store, places, list(outcomes)
+    def __init__(self, store, *, places=1, outcomes=(), error_of=lambda _: 0.1):
+        self.store, self.capacity, self.outcomes, self.error_of = store, places, list(outcomes), error_of
         self.begun, self.tasks, self.running = [], [], []
 
     def prepare(self, data, needs, *, say, stop):
@@ -50,7 +51,7 @@ class ScriptedEngine:
                 folder = self.store.trial(planned.trial_id)
                 for key in planned.evaluation_keys:
                     folder.write_evaluation(key, {"kind": "clean", "metrics": {}, "seconds": 0.0})
-                folder.write_final({"status": "completed", "metrics": {"test_error_last": 0.1}})
+                folder.write_final({"status": "completed", "metrics": {"test_error_last": self.error_of(planned)}})
         return ended
 
     def terminate(self, running):
@@ -69,10 +70,10 @@ class Silent:
 
 @pytest.fixture
 def scripted(tiny_suite, tmp_path):
-    def run_plan(*overrides, places=1, outcomes=(), **options):
+    def run_plan(*overrides, places=1, outcomes=(), error_of=lambda _: 0.1, **options):
         plan = make_plan(load_suite(tiny_suite, overrides=overrides))
         store = Store(tmp_path / "results")
-        engine = ScriptedEngine(store, places=places, outcomes=outcomes)
+        engine = ScriptedEngine(store, places=places, outcomes=outcomes, error_of=error_of)
         paths = DataPaths(tmp_path / "data", tmp_path / "cache")
         settings = supervisor.Settings(paths, CheckpointPolicy(), False, {}, **options)
         return plan, engine, supervisor.run(plan, store, engine, settings, Silent())
@@ -165,3 +166,30 @@ def test_a_trial_that_hangs_is_killed_and_tried_again(run):
 def test_no_limits_are_the_default():
     settings = supervisor.Settings(DataPaths(None, None), CheckpointPolicy(), False, {})
     assert (settings.max_seconds, settings.max_trials, settings.stall_seconds) == (math.inf,) * 3
+
+
+def test_seeds_are_added_until_every_comparison_is_clear(scripted):
+    """mixup is better by 5 points in one cell, and in the other by nothing but noise."""
+    rng = np.random.default_rng(5)
+    plan, engine, state = scripted(
+        "seeds={min: 3, max: 12}",
+        places=2,
+        error_of=lambda planned: (
+            0.3
+            + 0.01 * rng.standard_normal()
+            - 0.05 * (planned.trial.method.name == "mixup" and planned.trial.label_noise.is_noisy)
+        ),
+    )
+    seeds = {
+        (cell, arm): sorted(p.trial.seed for p in engine.begun if (p.cell, p.arm) == (cell, arm))
+        for cell in plan.cells
+        for arm in plan.arms
+    }
+    noisy, clean = sorted(plan.cells, key=lambda cell: len(seeds[cell, "erm"]))
+    assert [*range(12)] == seeds[clean, "erm"] == seeds[clean, "mixup alpha=1"]
+    assert 3 <= len(seeds[noisy, "erm"]) <= 7
+    assert [*range(len(seeds[noisy, "erm"]))] == seeds[noisy, "erm"]
+    assert state.done == state.planned == len(engine.begun) == sum(map(len, seeds.values()))
+    assert engine.begun[:12] == list(plan.trials[:12]), "the first seeds of all come first"
+    _, engine, state = scripted("seeds={min: 3, max: 12}")
+    assert (engine.begun, state.done, state.stop) == ([], state.planned, None), "a resumed run wants the same"

@@ -313,6 +313,25 @@ def publish(suite: str, overrides: tuple[str, ...], results: Path) -> None:
 
 
 @main.command()
+@click.argument("sources", nargs=-1, required=True, metavar="DIR...", type=click.Path(path_type=Path))
+@_results_option
+@click.option("--dry-run", is_flag=True, help="Say what would happen, and change nothing.")
+def merge(sources: tuple[Path, ...], results: Path, dry_run: bool) -> None:
+    """Bring the trials of other results folders, DIR..., into this one.
+
+    Exit status: 1 when two folders say different things of one trial, or a trial is being worked on; all others are
+    merged then. The same command again goes on, and repeats nothing.
+    """
+    from bench.results.merge import merge, merged_lines
+
+    merged = merge(sources, results.absolute(), dry_run=dry_run)
+    for line in merged_lines(merged, results.absolute(), dry_run=dry_run):
+        click.echo(line)
+    if not merged.is_whole:
+        sys.exit(EXIT_FAILED)
+
+
+@main.command()
 @_results_option
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option("--port", default=UI_PORT, show_default=True)

@@ -14,7 +14,7 @@ def test_help_is_quick(bench):
     best = min(timed(lambda: bench("--help")) for _ in range(3))
     result = bench("--help")
     assert result.returncode == 0
-    for command in ("list", "plan", "run", "status", "report", "trial", "publish", "ui", "schema", "doctor"):
+    for command in ("list", "plan", "run", "status", "report", "trial", "publish", "merge", "ui", "schema", "doctor"):
         assert f"\n  {command} " in result.stdout
     assert best < 0.3
 

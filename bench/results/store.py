@@ -226,9 +226,12 @@ class Store:
         return TrialFolder(self.root / "trials" / trial_id)
 
     def trial_ids(self) -> list[str]:
-        """Every trial that has a folder, sorted."""
+        """Every trial that has a folder, sorted. A name with a dot in front is a merge's own."""
         trials = self.root / "trials"
-        return sorted(entry.name for entry in os.scandir(trials) if entry.is_dir()) if trials.is_dir() else []
+        if not trials.is_dir():
+            return []
+        with os.scandir(trials) as entries:
+            return sorted(entry.name for entry in entries if entry.name[0] != "." and entry.is_dir())
 
     def find(self, prefix: str) -> TrialFolder:
         """The one trial whose id begins with `prefix`. UserError when there is none or more than one."""

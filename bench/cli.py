@@ -81,6 +81,12 @@ def _suite_options(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
+def _shard_option(command: Callable[..., None]) -> Callable[..., None]:
+    return click.option(
+        "--shard", metavar="I/N", help="Only part I of N, 1/N to N/N: one for each machine; pairs stay together."
+    )(command)
+
+
 def _machine_options(command: Callable[..., None]) -> Callable[..., None]:
     for decorate in (
         click.option("--jobs", "-j", type=click.IntRange(min=1), help="Trials at once.  [default: cores, or GPUs]"),
@@ -121,21 +127,30 @@ def list_suites(results: Path) -> None:
 
 @main.command()
 @_suite_options
+@_shard_option
 @_machine_options
 @click.option("--trials", "show_trials", is_flag=True, help="List every trial with its id and status.")
 def plan(
-    suite: str, overrides: tuple[str, ...], results: Path, devices: str, jobs: int | None, show_trials: bool
+    suite: str,
+    overrides: tuple[str, ...],
+    results: Path,
+    shard: str | None,
+    devices: str,
+    jobs: int | None,
+    show_trials: bool,
 ) -> None:
     """Dry run: the trials, which are done, what the rest costs, and what so many seeds can show."""
     from bench.survey import plan_lines
 
     plan, store = _plan(suite, overrides, results)
+    plan = _shard(plan, shard)
     for line in plan_lines(_survey(plan, store, devices=devices, jobs=jobs), show_trials=show_trials):
         click.echo(line)
 
 
 @main.command()
 @_suite_options
+@_shard_option
 @_machine_options
 @_data_option
 @click.option("--checkpoint-seconds", default=60.0, show_default=True, type=click.FloatRange(min=0))
@@ -155,6 +170,7 @@ def run(
     suite: str,
     overrides: tuple[str, ...],
     results: Path,
+    shard: str | None,
     devices: str,
     jobs: int | None,
     data_root: Path | None,
@@ -166,7 +182,7 @@ def run(
     no_mlflow: bool,
     no_report: bool,
 ) -> None:
-    """Run a suite's trials, publish them to MLflow and render the report.
+    """Run a suite's trials, publish them to MLflow and render the report; of a shard, run and publish them.
 
     Exit status: 0 when all trials are finished, 1 when some failed or the disk is full, 2 when the suite cannot run, 3
     when --max-hours or --max-trials is spent and trials are left, 130 after Ctrl-C.
@@ -181,7 +197,8 @@ def run(
     from bench.training.policy import CheckpointPolicy
 
     plan, store = _plan(suite, overrides, results)
-    found = _survey(plan, store, devices=devices, jobs=jobs)
+    part = _shard(plan, shard)
+    found = _survey(part, store, devices=devices, jobs=jobs)
     click.echo(f"{plan.suite.name}: {plan.suite.question}\n{found.headline}")
     settings = supervisor.Settings(
         data=_data_paths(store, data_root),
@@ -194,11 +211,13 @@ def run(
     )
     with _publishing(plan, store, enabled=not no_mlflow) as finish:
         with closing(LocalEngine(found.slots)) as engine, watch(Console(), arms=plan.arms) as watcher:
-            state = supervisor.run(plan, store, engine, settings, watcher)
+            state = supervisor.run(part, store, engine, settings, watcher)
         for line in _outcome_lines(state, store):
             click.echo(line)
         if state.stop in (None, supervisor.Stop.BUDGET):
-            rendered = None if no_report else _render(plan, store, None)
+            rendered = None if no_report or part.shard else _render(plan, store, None)
+            if part.shard and state.stop is None:
+                click.echo(f"shard {part.shard} has ended; once all have, and are in one results folder: bench report")
             if rendered:
                 click.echo(f"\n{rendered.table_text}\n\nreport  {rendered.html.absolute()}")
             finish(rendered)
@@ -212,11 +231,13 @@ def run(
 
 @main.command()
 @_suite_options
-def status(suite: str, overrides: tuple[str, ...], results: Path) -> None:
+@_shard_option
+def status(suite: str, overrides: tuple[str, ...], results: Path, shard: str | None) -> None:
     """Show how far a suite is, and why trials failed."""
     from bench.survey import status_lines
 
     plan, store = _plan(suite, overrides, results)
+    plan = _shard(plan, shard)
     found = _survey(plan, store, ask_torch=False)
     failures = [
         (planned, failure["reason"])
@@ -384,6 +405,17 @@ def _plan(suite: str, overrides: tuple[str, ...], results: Path) -> tuple[Plan, 
             written = plan
         plan = written if written.plan_id == plan.plan_id else plan
     return plan, Store(results.absolute())
+
+
+def _shard(plan: Plan, text: str | None) -> Plan:
+    """The part of the plan that --shard names; ends the command, at status 0, where it is empty."""
+    from bench.plan.shard import take_shard
+
+    part = plan if text is None else take_shard(plan, text)
+    if not part.trials:
+        click.echo(f"{plan.suite.name}: shard {part.shard} is empty: there are more shards than there is to share out")
+        click.get_current_context().exit()
+    return part
 
 
 def _suite_path(suite: str) -> Path:

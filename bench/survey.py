@@ -52,7 +52,7 @@ class Survey:
     @property
     def keep_weights(self) -> bool:
         choice = self.plan.suite.file.keep_weights
-        if any(planned.is_source for planned in self.plan.trials):
+        if any(planned.is_source for planned in self.plan.suite_trials):
             choice = "always"
         return choice == "always" or (choice == "auto" and self.cost.suite_weight_bytes < KEPT_WEIGHT_BYTES)
 
@@ -70,11 +70,13 @@ class Survey:
         """One line: how many trials, how many done, how long."""
         plan = self.plan
         rule = plan.suite.stopping
-        seeds, trials = _count(len(plan.seeds), "seed"), _count(len(plan.trials), "trial")
+        seeds, trials = _count(len(plan.seeds), "seed"), _count(len(plan.suite_trials), "trial")
         if rule:
             seeds, trials = f"{rule.min} to {seeds}", f"{len(wanted(plan, {}))} to {trials}"
         sizes = [_count(len(plan.cells), "cell"), _count(len(plan.arms), "arm"), seeds]
         text = f"{trials} ({', '.join(sizes)})"
+        if plan.shard:
+            text = f"shard {plan.shard}: {len(plan.trials)} of {text}"
         text += f", {self.num_done} done"
         if trained := self.counts["unevaluated"]:
             text += f", {trained} trained and to be evaluated"
@@ -95,7 +97,7 @@ class Survey:
 
 def survey(plan: Plan, store: Store, networks: Networks, *, devices: str = "auto", jobs: int | None = None) -> Survey:
     """Look at every trial's folder once. Raises DeviceError for a device that is not there."""
-    threads = max(planned.trial.training.threads for planned in plan.trials)
+    threads = max(planned.trial.training.threads for planned in plan.suite_trials)
     places = slots(devices, jobs=jobs, threads=threads)
     status: dict[str, str] = {}
     seconds: dict[Condition, list[float]] = {}

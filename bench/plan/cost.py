@@ -187,7 +187,7 @@ def plan_cost(
     trained: ids of pending trials whose network is there, and only has to be evaluated.
     """
     estimates: dict[Condition, Cost] = {}
-    for planned in plan.trials:
+    for planned in plan.suite_trials:
         condition = (planned.cell, planned.arm)
         if condition not in estimates and (network := networks.of(planned.trial)):
             evaluations = [evaluation.config for evaluation in planned.evaluations]
@@ -213,7 +213,7 @@ def plan_cost(
         weight_bytes=sum(cost.weight_bytes for cost in known),
         suite_weight_bytes=sum(
             estimates[planned.cell, planned.arm].weight_bytes
-            for planned in plan.trials
+            for planned in plan.suite_trials
             if (planned.cell, planned.arm) in estimates
         ),
         measured=bool(measured),

@@ -50,6 +50,15 @@ class Plan:
     suite: Suite
     trials: tuple[PlannedTrial, ...]
     cells: tuple[str, ...]
+    whole: Plan | None = None
+    """Of a shard, the plan that it is part of, whose identity and comparisons are its own too."""
+    shard: str = ""
+    """Which one of how many, such as 2/8."""
+
+    @property
+    def suite_trials(self) -> tuple[PlannedTrial, ...]:
+        """The trials of all shards."""
+        return (self.whole or self).trials
 
     @property
     def baseline(self) -> str:
@@ -73,7 +82,7 @@ class Plan:
     @cached_property
     def num_comparisons(self) -> int:
         """The family: every arm against the baseline, in every cell that has both."""
-        conditions = {(planned.cell, planned.arm) for planned in self.trials}
+        conditions = {(planned.cell, planned.arm) for planned in self.suite_trials}
         return sum(arm != self.baseline and (cell, self.baseline) in conditions for cell, arm in conditions)
 
     @cached_property
@@ -82,7 +91,7 @@ class Plan:
 
         With a stopping rule: the same trials that may be wanted, and under the same rule.
         """
-        parts = [self.suite.name, str(self.suite.version), *sorted(planned.trial_id for planned in self.trials)]
+        parts = [self.suite.name, str(self.suite.version), *sorted(planned.trial_id for planned in self.suite_trials)]
         if rule := self.suite.stopping:
             parts.append(f"seeds {rule.min} to {rule.max}")
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:8]

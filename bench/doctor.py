@@ -65,7 +65,7 @@ def _gpus() -> Iterator[Finding]:
     if not gpus:
         yield Finding(True, "no NVIDIA GPU is visible: trials run on the CPU")
     for gpu in gpus:
-        yield Finding(True, f"GPU {gpu.index}: {gpu.name}")
+        yield Finding(True, f"{gpu.label}: {gpu.name}")
 
 
 def _writable(what: str, folder: Path) -> Finding:

@@ -37,8 +37,9 @@ class Needs:
 class Task:
     """One attempt at one trial.
 
-    device, visible_devices: what torch calls its device, and what its process gets as CUDA_VISIBLE_DEVICES: the engine
-    says both.  is_source: whether another trial's evaluation needs this one's weights.
+    device, visible_devices, memory_share: what torch calls its device, what its process gets as CUDA_VISIBLE_DEVICES,
+    and how much of the device's memory it may use: the engine says all three.
+    is_source: whether another trial's evaluation needs this one's weights.
     """
 
     record: Json
@@ -51,6 +52,7 @@ class Task:
     is_source: bool = False
     device: str = "cpu"
     visible_devices: str = ""
+    memory_share: float = 1.0
 
 
 def start_trial(task: Task) -> None:

@@ -26,9 +26,10 @@ import torch
 from torch import nn
 
 from bench.data.cache import Arrays
+from bench.execution import telemetry
 from bench.execution.evaluate import PixelNetwork, Predictions, Subject, from_network, from_predictions
 from bench.execution.preparation import load_arrays, trial_extras
-from bench.execution.task import BUSY, FAILED, INTERRUPTED, Task
+from bench.execution.task import BUSY, FAILED, INTERRUPTED, OUT_OF_MEMORY, Task
 from bench.plan.evaluation import PlannedEvaluation
 from bench.plan.trial import Trial
 from bench.results.store import Busy, Json, TrialFolder, write_atomically, write_json
@@ -46,12 +47,17 @@ def work(task: Task) -> None:
     _redirect_output(folder.path / "output.log")
     try:
         with folder.claim():
+            if task.visible_devices:
+                telemetry.start(task.visible_devices, folder, memory_share=task.memory_share)
             run_trial(task, folder, stop)
     except Busy:
         sys.exit(BUSY)
     except Interrupted:
         sys.exit(INTERRUPTED)
     except Exception as error:
+        if (numbers := telemetry.out_of_memory(error)) is not None:
+            folder.append("out_of_memory", attempt=task.attempt, **numbers)
+            sys.exit(OUT_OF_MEMORY)
         reason = f"{type(error).__name__}: {error}"
         folder.append("failed", attempt=task.attempt, reason=reason, traceback=traceback.format_exc())
         sys.exit(FAILED)
@@ -117,6 +123,8 @@ def _train_and_write(task: Task, trial: Trial, folder: TrialFolder, stop_request
     }
     if device.type == "cuda":
         final["peak_gpu_bytes"] = torch.cuda.max_memory_allocated()
+    if (gpu := telemetry.record()) is not None:
+        final["gpu"] = gpu
     folder.write_final(final)
     folder.append("finished", status=status)
     folder.checkpoint.unlink(missing_ok=True)

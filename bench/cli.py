@@ -89,7 +89,14 @@ def _shard_option(command: Callable[..., None]) -> Callable[..., None]:
 
 def _machine_options(command: Callable[..., None]) -> Callable[..., None]:
     for decorate in (
-        click.option("--jobs", "-j", type=click.IntRange(min=1), help="Trials at once.  [default: cores, or GPUs]"),
+        click.option(
+            "--slots-per-gpu",
+            type=click.IntRange(min=1),
+            help="Trials at once on each GPU.  [default: what fits and helps]",
+        ),
+        click.option(
+            "--jobs", "-j", type=click.IntRange(min=1), help="Trials at once.  [default: as cores, GPUs allow]"
+        ),
         click.option("--devices", default="auto", help="auto (every visible GPU, else the CPU), cpu, or GPUs: 0,1."),
     ):
         command = decorate(command)
@@ -137,6 +144,7 @@ def plan(
     shard: str | None,
     devices: str,
     jobs: int | None,
+    slots_per_gpu: int | None,
     show_trials: bool,
 ) -> None:
     """Dry run: the trials, which are done, what the rest costs, and what so many seeds can show."""
@@ -144,7 +152,8 @@ def plan(
 
     plan, store = _plan(suite, overrides, results)
     plan = _shard(plan, shard)
-    for line in plan_lines(_survey(plan, store, devices=devices, jobs=jobs), show_trials=show_trials):
+    found = _survey(plan, store, devices=devices, jobs=jobs, per_device=slots_per_gpu)
+    for line in plan_lines(found, show_trials=show_trials):
         click.echo(line)
 
 
@@ -173,6 +182,7 @@ def run(
     shard: str | None,
     devices: str,
     jobs: int | None,
+    slots_per_gpu: int | None,
     data_root: Path | None,
     checkpoint_seconds: float,
     checkpoint_epochs: int | None,
@@ -198,7 +208,7 @@ def run(
 
     plan, store = _plan(suite, overrides, results)
     part = _shard(plan, shard)
-    found = _survey(part, store, devices=devices, jobs=jobs)
+    found = _survey(part, store, devices=devices, jobs=jobs, per_device=slots_per_gpu)
     click.echo(f"{plan.suite.name}: {plan.suite.question}\n{found.headline}")
     settings = supervisor.Settings(
         data=_data_paths(store, data_root),
@@ -210,7 +220,7 @@ def run(
         stall_seconds=60 * stall_minutes,
     )
     with _publishing(plan, store, enabled=not no_mlflow) as finish:
-        with closing(LocalEngine(found.slots)) as engine, watch(Console(), arms=plan.arms) as watcher:
+        with closing(LocalEngine(found.places)) as engine, watch(Console(), arms=plan.arms) as watcher:
             state = supervisor.run(part, store, engine, settings, watcher)
         for line in _outcome_lines(state, store):
             click.echo(line)
@@ -433,14 +443,21 @@ def _suite_path(suite: str) -> Path:
 
 
 def _survey(
-    plan: Plan, store: Store, *, devices: str = "auto", jobs: int | None = None, ask_torch: bool = True
+    plan: Plan,
+    store: Store,
+    *,
+    devices: str = "auto",
+    jobs: int | None = None,
+    per_device: int | None = None,
+    ask_torch: bool = True,
 ) -> Survey:
     """ask_torch: have networks of unknown size built, which checks their names and takes seconds the first time."""
     from bench.plan.networks import check_networks, known_networks
     from bench.survey import survey
 
     ask = check_networks if ask_torch else known_networks
-    return survey(plan, store, ask(plan.suite, cache_root=store.cache), devices=devices, jobs=jobs)
+    networks = ask(plan.suite, cache_root=store.cache)
+    return survey(plan, store, networks, devices=devices, jobs=jobs, per_device=per_device)
 
 
 def _data_paths(store: Store, data_root: Path | None) -> DataPaths:

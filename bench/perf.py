@@ -17,7 +17,8 @@ from typing import Any
 import click
 
 from bench.execution import local, supervisor
-from bench.execution.devices import num_cores, slots
+from bench.execution.devices import cpu_slots, num_cores
+from bench.execution.packing import FixedSlots
 from bench.execution.task import DataPaths, Task, start_trial
 from bench.plan.plan import make_plan
 from bench.plan.suite import load_suite
@@ -105,7 +106,7 @@ def throughput(folder: Path, *, epochs: int, seeds: int, rounds: int) -> list[tu
         per_minute = []
         for workers in (1, 2):
             store = Store(folder / f"workers{workers}-{round_}")
-            engine = local.LocalEngine(slots("cpu", jobs=workers))
+            engine = local.LocalEngine(FixedSlots(cpu_slots(jobs=workers)))
             settings = supervisor.Settings(_data(folder), CheckpointPolicy(), False, {})
             started = time.perf_counter()
             supervisor.run(plan, store, engine, settings, _Silent())

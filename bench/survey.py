@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
-from bench.execution.devices import Slot, slots
+from bench.execution.devices import chosen_gpus
+from bench.execution.packing import Places, Usage, places, usage_of
 from bench.plan.cost import Condition, PlanCost, Preparation, duration, plan_cost, preparations, size
 from bench.plan.networks import Networks
 from bench.plan.plan import Plan, PlannedTrial
@@ -22,14 +23,15 @@ KEPT_WEIGHT_BYTES = 5_000_000_000
 
 @dataclass(frozen=True)
 class Survey:
-    """status: by trial_id.  wanted: the trials that the suite takes as far as is known now; as a rule all.
+    """places: where what is left can run.  status: by trial_id.
 
+    wanted: the trials that the suite takes as far as is known now; as a rule all.
     cost: of those of them that are left.  at_most: of all that may be wanted and are left.
     metric_of: as `metric_values` gives it, where seeds are added until the answer is clear.
     """
 
     plan: Plan
-    slots: list[Slot]
+    places: Places
     status: dict[str, str]
     wanted: tuple[PlannedTrial, ...]
     cost: PlanCost
@@ -84,8 +86,7 @@ class Survey:
 
     @property
     def time(self) -> str:
-        places = Counter("GPU" if slot.visible else "CPU" for slot in self.slots)
-        where = " and ".join(f"{n} {kind} slot{'s' * (n > 1)}" for kind, n in places.items())
+        where = self.places.where
         if self.cost.seconds is None:
             return f"time not known yet, on {where}"
         how = "from trials that finished here" if self.cost.measured else "estimated from FLOPs"
@@ -95,22 +96,36 @@ class Survey:
         return f"about {duration(self.cost.seconds)}{most} on {where} ({how})"
 
 
-def survey(plan: Plan, store: Store, networks: Networks, *, devices: str = "auto", jobs: int | None = None) -> Survey:
-    """Look at every trial's folder once. Raises DeviceError for a device that is not there."""
-    threads = max(planned.trial.training.threads for planned in plan.suite_trials)
-    places = slots(devices, jobs=jobs, threads=threads)
+def survey(
+    plan: Plan,
+    store: Store,
+    networks: Networks,
+    *,
+    devices: str = "auto",
+    jobs: int | None = None,
+    per_device: int | None = None,
+) -> Survey:
+    """Look at every trial's folder once. Raises DeviceError for a device that is not there.
+
+    per_device: so many trials at once on each GPU.
+    """
+    gpus = chosen_gpus(devices)
+    kinds = {gpu.name for gpu in gpus}
     status: dict[str, str] = {}
     seconds: dict[Condition, list[float]] = {}
-    on_gpu = bool(places[0].visible)
+    measured: dict[Condition, Usage] = {}
     for planned in plan.trials:
         folder = store.trial(planned.trial_id)
         status[planned.trial_id] = folder.status(planned.evaluation_keys, with_weights=planned.is_source)
         final = folder.final() if status[planned.trial_id] == "completed" else None
-        if final is not None and (final["provenance"]["device"] == "cuda") == on_gpu:
+        if final is not None and (final["provenance"]["device"] == "cuda") == bool(gpus):
+            condition = (planned.cell, planned.arm)
+            if not gpus or final["provenance"]["hardware"] in kinds:
+                measured[condition] = usage_of(final).and_also(measured.get(condition, Usage()))
             networks_own = [each.key for each in planned.evaluations if each.config.needs_network]
             records = [folder.evaluation(key) for key in networks_own]
             total = final["total_seconds"] + sum(record["seconds"] for record in records if record)
-            seconds.setdefault((planned.cell, planned.arm), []).append(total)
+            seconds.setdefault(condition, []).append(total)
     metric_of = metric_values(plan.trials, store, plan.suite.report.metric) if plan.suite.stopping else {}
     trials = wanted(plan, metric_of)
     pending = [planned for planned in trials if status[planned.trial_id] not in FINISHED]
@@ -120,6 +135,8 @@ def survey(plan: Plan, store: Store, networks: Networks, *, devices: str = "auto
         for p in unfinished
         if status[p.trial_id] == "unevaluated" and store.trial(p.trial_id).weights.exists()
     }
+    threads = max(planned.trial.training.threads for planned in plan.suite_trials)
+    where = places(gpus, measured=measured, jobs=jobs, threads=threads, per_device=per_device)
 
     def cost_of(some: list[PlannedTrial]) -> PlanCost:
         return plan_cost(
@@ -128,13 +145,13 @@ def survey(plan: Plan, store: Store, networks: Networks, *, devices: str = "auto
             pending=some,
             finished_seconds=seconds,
             trained=trained & {planned.trial_id for planned in some},
-            slots=len(places),
-            gpu=on_gpu,
+            slots=where.capacity,
+            gpu=bool(gpus),
         )
 
     return Survey(
         plan=plan,
-        slots=places,
+        places=where,
         status=status,
         wanted=trials,
         cost=cost_of(pending),
@@ -154,7 +171,7 @@ def plan_lines(found: Survey, *, show_trials: bool = False) -> Iterator[str]:
         weights = size(found.cost.weight_bytes)
         kept = f"of final weights, {weights}, kept" if found.keep_weights else f"final weights ({weights}) not kept"
         for each in found.preparations:
-            first = duration(each.seconds / len(found.slots))
+            first = duration(each.seconds / found.places.capacity)
             yield f"cache     {each.what}, {size(each.bytes)}, made once in about {first}"
         yield f"disk      {size(found.cost.bytes + found.cost.weight_bytes * found.keep_weights)} ({kept})"
     yield f"family    {family(found)}"

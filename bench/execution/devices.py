@@ -91,14 +91,8 @@ def chosen_gpus(devices: str = "auto") -> list[Gpu]:
     return chosen
 
 
-def slots(devices: str = "auto", *, jobs: int | None = None, threads: int = 1) -> list[Slot]:
-    """The slots for `devices`, see `chosen_gpus`; "auto" is the CPU where no GPU is visible.
-
-    On the CPU there are as many as cores divided by a trial's threads, or `jobs`; on GPUs one each, at most `jobs`.
-    Raises DeviceError for a GPU that is not visible.
-    """
-    if gpus := chosen_gpus(devices):
-        return [Slot(gpu.label, gpu.uuid) for gpu in gpus][:jobs]
+def cpu_slots(*, jobs: int | None = None, threads: int = 1) -> list[Slot]:
+    """As many slots as cores divided by a trial's threads, or `jobs`."""
     return [Slot(f"CPU {index}") for index in range(jobs or max(1, num_cores() // threads))]
 
 

@@ -1,4 +1,4 @@
-"""This machine as an engine: every attempt in a process of its own, in one of the machine's slots.
+"""This machine as an engine: every attempt in a process of its own, in one of the machine's places.
 
 Processes are forked from a forkserver that has torch and timm loaded. A process that dies costs one attempt at one
 trial, whatever it died of.
@@ -9,15 +9,17 @@ from __future__ import annotations
 import multiprocessing
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from multiprocessing import connection
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 
 from bench.execution.devices import Slot
 from bench.execution.engine import LOST, DataUnavailable, Running
-from bench.execution.task import DataPaths, Needs, Task, start_preparing, start_trial
+from bench.execution.packing import Places, usage_of
+from bench.execution.task import FAILED, OUT_OF_MEMORY, DataPaths, Needs, Task, start_preparing, start_trial
 from bench.plan.plan import PlannedTrial
+from bench.results.store import Json, TrialFolder
 
 LOOK_SECONDS = 0.2
 FORKSERVER_DIED = 255
@@ -26,29 +28,34 @@ FORKSERVER_DIED = 255
 
 @dataclass(eq=False, kw_only=True)
 class _Process(Running):
+    """journal_offset: how far the journal was read."""
+
     slot: Slot
     process: ForkServerProcess
+    task: Task
+    folder: TrialFolder
+    journal_offset: int
+    out_of_memory: Json | None = None
 
 
 class LocalEngine:
-    """Slots of this machine, one trial in each at a time."""
+    """Places on this machine, one trial in each at a time."""
 
-    def __init__(self, slots: Sequence[Slot]) -> None:
-        self._num_slots = len(slots)
-        self._free = list(reversed(slots))
+    def __init__(self, places: Places) -> None:
+        self._places = places
         self._running: list[_Process] = []
         self._context = forkserver()
 
     @property
     def capacity(self) -> int:
-        return self._num_slots
+        return self._places.capacity
 
     def prepare(
         self, data: DataPaths, needs: Iterable[Needs], *, say: Callable[[str], None], stop: Callable[[], bool]
     ) -> None:
-        """See Engine. In one process, which uses as many threads as there are slots."""
+        """See Engine. In one process, which uses as many processes as trials will."""
         answer, worker_end = self._context.Pipe(duplex=False)
-        process = self._context.Process(target=start_preparing, args=(data, needs, self._num_slots, worker_end))
+        process = self._context.Process(target=start_preparing, args=(data, needs, self.capacity, worker_end))
         process.start()
         worker_end.close()
         word, text = "doing", ""
@@ -69,16 +76,18 @@ class LocalEngine:
             raise DataUnavailable(text)
 
     def has_room(self) -> bool:
-        return bool(self._free)
+        return not self._places.is_full
 
     def start(self, planned: PlannedTrial, task: Task) -> Running | None:
         """See Engine."""
-        if not self._free:
+        slot = self._places.take((planned.cell, planned.arm))
+        if slot is None:
             return None
-        slot = self._free.pop()
-        task = replace(task, device=slot.device, visible_devices=slot.visible)
+        task = replace(task, device=slot.device, visible_devices=slot.visible, memory_share=slot.memory_share)
+        folder = TrialFolder(task.folder)
+        offset = folder.events()[1]
         process = self._context.Process(target=start_trial, args=(task,))
-        running = _Process(slot.label, slot=slot, process=process)
+        running = _Process(slot.label, slot=slot, process=process, task=task, folder=folder, journal_offset=offset)
         process.start()
         self._running.append(running)
         return running
@@ -91,14 +100,33 @@ class LocalEngine:
             time.sleep(seconds)
         ended: list[Running] = []
         for running in list(self._running):
-            if not running.process.is_alive():
+            has_ended = not running.process.is_alive()  # asked first: what it wrote until then is there to be read
+            if running.slot.visible:
+                events, running.journal_offset = running.folder.events(offset=running.journal_offset)
+                self._places.saw(running.slot, events)
+                found = [event for event in events if event["event"] == "out_of_memory"]
+                running.out_of_memory = found[-1] if found else running.out_of_memory
+            if has_ended:
                 code = running.process.exitcode
                 running.exit_status = LOST if code == FORKSERVER_DIED else code
                 running.process.close()
                 self._running.remove(running)
-                self._free.append(running.slot)
+                self._free(running)
                 ended.append(running)
         return ended
+
+    def _free(self, running: _Process) -> None:
+        """Give its place back, with what is to be learnt from how it ended."""
+        if running.exit_status == OUT_OF_MEMORY and running.out_of_memory is not None:
+            numbers = running.out_of_memory
+            why = self._places.out_of_memory(running.slot, numbers)
+            if why is not None:  # fewer neighbours would not help: it had none
+                attempt, trace = running.task.attempt, numbers.get("traceback", "")
+                running.folder.append("failed", attempt=attempt, reason=why, traceback=trace)
+                running.exit_status = FAILED
+            return
+        final = running.folder.final() if running.exit_status == 0 else None
+        self._places.release(running.slot, usage_of(final) if final else None)
 
     def terminate(self, running: Running) -> None:
         """See Engine."""

@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Protocol
 
-from bench.execution.devices import Gpu, Slot
+from bench.execution.devices import DeviceError, Gpu, Slot, cpu_slots
 from bench.plan.cost import Condition, size
 from bench.results.store import Json
 
@@ -44,6 +44,13 @@ class Usage:
     rss_bytes: int | None = None
     neighbours: float | None = None
 
+    def and_also(self, other: Usage) -> Usage:
+        """The larger of each."""
+        pairs = ((self.gpu_bytes, other.gpu_bytes), (self.rss_bytes, other.rss_bytes))
+        gpu_bytes, rss_bytes = (max(filter(None, pair), default=None) for pair in pairs)
+        crowds = [each for each in (self.neighbours, other.neighbours) if each is not None]
+        return Usage(gpu_bytes, rss_bytes, max(crowds, default=None))
+
 
 def usage_of(final: Json) -> Usage:
     """What final.json says about it."""
@@ -52,10 +59,19 @@ def usage_of(final: Json) -> Usage:
 
 
 class Places(Protocol):
-    """Where trials run. capacity: how many at once, as far as is known yet."""
+    """Where trials run.
+
+    capacity: how many at once, as far as is known yet.  where: the same in words.  is_full: whether asking is in vain.
+    """
 
     @property
     def capacity(self) -> int: ...
+
+    @property
+    def where(self) -> str: ...
+
+    @property
+    def is_full(self) -> bool: ...
 
     def take(self, condition: Condition) -> Slot | None:
         """A place for a trial of the condition; None where nothing is free for it now. With nothing taken there is."""
@@ -90,11 +106,23 @@ class Ram:
 class FixedSlots:
     """So many slots, and never more trials than the machine's memory holds."""
 
-    def __init__(self, slots: Sequence[Slot], ram: Ram) -> None:
+    def __init__(self, slots: Sequence[Slot], ram: Ram | None = None) -> None:
         self._free = list(reversed(slots))
-        self._ram = ram
+        self._ram = ram or Ram(math.inf, {})
         self._taken: dict[str, Condition] = {}
-        self.capacity = len(slots)
+        self._num_slots = len(slots)
+
+    @property
+    def capacity(self) -> int:
+        return self._num_slots
+
+    @property
+    def where(self) -> str:
+        return f"{self._num_slots} CPU slot{'s' * (self._num_slots != 1)}"
+
+    @property
+    def is_full(self) -> bool:
+        return not self._free
 
     def take(self, condition: Condition) -> Slot | None:
         """See Places."""
@@ -194,6 +222,9 @@ class SharedGpus:
         self._devices = [_Device(gpu, settled=now, changed=now) for gpu in gpus]
         self._ram, self._per_device, self._jobs, self._clock = ram, per_device, jobs or math.inf, clock
         self._need = {condition: usage.gpu_bytes for condition, usage in measured.items() if usage.gpu_bytes}
+        neighbours = [usage.neighbours for usage in measured.values() if usage.neighbours is not None]
+        self._usual = per_device or (1 + round(median(neighbours)) if neighbours else 1)
+        self._is_measured = bool(neighbours)
         self._limit: dict[Condition, int] = {}
         """How many trials there may be on a GPU with one of this condition: what running out of memory taught."""
         self._epoch_seconds: dict[tuple[Condition, int], list[float]] = defaultdict(list)
@@ -203,14 +234,29 @@ class SharedGpus:
 
     @property
     def capacity(self) -> int:
-        """One per GPU, or as many as there are now."""
-        most = (self._per_device or 1) * len(self._devices)
-        return int(min(self._jobs, max(most, sum(len(device.residents) for device in self._devices))))
+        """As many as there are now; before, as there were in the mean when earlier trials ran, else one per GPU."""
+        return int(min(self._jobs, max(self._usual * len(self._devices), self._num_running)))
+
+    @property
+    def where(self) -> str:
+        num_gpus = len(self._devices)
+        unknown = "" if self._per_device or self._is_measured else " until it shows that more fit and help"
+        each = f"{self._usual} trial{'s' * (self._usual != 1)} on each{unknown}"
+        most = f", {self._jobs} in all" if self._jobs < self._usual * num_gpus else ""
+        return f"{num_gpus} GPU{'s' * (num_gpus != 1)} ({each}{most})"
+
+    @property
+    def is_full(self) -> bool:
+        return self._num_running >= self._jobs
+
+    @property
+    def _num_running(self) -> int:
+        return sum(len(device.residents) for device in self._devices)
 
     def take(self, condition: Condition) -> Slot | None:
         """See Places. Of the GPUs that would take it, the one with the fewest trials."""
         running = [resident.condition for device in self._devices for resident in device.residents]
-        if len(running) >= self._jobs or (running and not self._ram.holds([*running, condition])):
+        if self.is_full or (running and not self._ram.holds([*running, condition])):
             return None
         willing = [device for device in self._devices if self._takes(device, condition)]
         if not willing:
@@ -329,6 +375,26 @@ class SharedGpus:
                     found.append(level / (level - 1) * median(fewer) / median(more))
                     break
         return found
+
+
+def places(
+    gpus: Sequence[Gpu],
+    *,
+    measured: Mapping[Condition, Usage],
+    jobs: int | None = None,
+    threads: int = 1,
+    per_device: int | None = None,
+) -> Places:
+    """The GPUs, or without any the CPU: as many slots as cores divided by a trial's threads, or `jobs`.
+
+    Raises DeviceError where so many trials per GPU are asked for and there is none.
+    """
+    ram = Ram(free_ram(), measured)
+    if gpus:
+        return SharedGpus(gpus, ram, measured=measured, per_device=per_device, jobs=jobs)
+    if per_device is not None:
+        raise DeviceError(f"--slots-per-gpu {per_device}: no GPU is visible; on the CPU, --jobs says how many at once")
+    return FixedSlots(cpu_slots(jobs=jobs, threads=threads), ram)
 
 
 def shortage(gpu: Gpu, numbers: Json) -> str:

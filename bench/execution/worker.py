@@ -56,7 +56,7 @@ def work(task: Task) -> None:
         sys.exit(INTERRUPTED)
     except Exception as error:
         if (numbers := telemetry.out_of_memory(error)) is not None:
-            folder.append("out_of_memory", attempt=task.attempt, **numbers)
+            folder.append("out_of_memory", attempt=task.attempt, **numbers, traceback=traceback.format_exc())
             sys.exit(OUT_OF_MEMORY)
         reason = f"{type(error).__name__}: {error}"
         folder.append("failed", attempt=task.attempt, reason=reason, traceback=traceback.format_exc())

@@ -11,6 +11,7 @@ import pytest
 from bench.execution import supervisor
 from bench.execution.devices import Slot
 from bench.execution.local import LocalEngine
+from bench.execution.packing import FixedSlots
 from bench.execution.task import DataPaths
 from bench.plan.plan import make_plan
 from bench.plan.suite import load_suite
@@ -50,7 +51,7 @@ def run(tiny_suite, tmp_path):
             estimates={planned.trial_id: 1.0 for planned in plan.trials},
             **options,
         )
-        with closing(LocalEngine(slots)) as engine:
+        with closing(LocalEngine(FixedSlots(slots))) as engine:
             return plan, store, supervisor.run(plan, store, engine, settings, Watcher(act))
 
     return run_plan

@@ -4,7 +4,7 @@ import fake_nvidia_smi
 import pytest
 
 from bench.execution import devices
-from bench.execution.devices import DeviceError, chosen_gpus, slots, visible_gpus
+from bench.execution.devices import DeviceError, chosen_gpus, cpu_slots, visible_gpus
 
 FIRST, SECOND = "GPU-aaaa1111", "GPU-bbbb2222"
 
@@ -39,15 +39,14 @@ def no_gpu(tmp_path, monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
 
 
-def uuids(found):
-    return [slot.visible for slot in found]
+def uuids(gpus):
+    return [gpu.uuid for gpu in gpus]
 
 
-def test_one_slot_per_gpu(two_gpus):
-    assert uuids(slots("auto")) == [FIRST, SECOND]
-    assert uuids(slots("auto", jobs=1)) == [FIRST]
-    assert uuids(slots("1")) == uuids(slots("cuda:1")) == [SECOND]
-    assert {slot.device for slot in slots("auto")} == {"cuda:0"}
+def test_all_gpus_or_those_asked_for(two_gpus):
+    assert uuids(chosen_gpus("auto")) == [FIRST, SECOND]
+    assert uuids(chosen_gpus("1")) == uuids(chosen_gpus("cuda:1")) == [SECOND]
+    assert chosen_gpus("cpu") == []
 
 
 def test_memory_is_in_bytes_and_what_others_use_is_not_free(on_path):
@@ -82,7 +81,7 @@ def test_cuda_visible_devices_is_the_pool(two_gpus, monkeypatch, visible, expect
 def test_a_gpu_that_is_hidden_cannot_be_asked_for(two_gpus, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
     with pytest.raises(DeviceError, match="no GPU '0' is visible; there is 1 \\(NVIDIA H200\\)"):
-        slots("0")
+        chosen_gpus("0")
 
 
 def test_the_instances_of_a_partitioned_gpu_stand_in_its_place(partitioned):
@@ -120,12 +119,16 @@ def test_cores_are_counted_without_affinity_too(monkeypatch):
     assert devices.num_cores() == 3
 
 
-def test_cpu_slots_share_the_cores(no_gpu, monkeypatch):
+def test_cpu_slots_share_the_cores(monkeypatch):
     monkeypatch.setattr(devices, "num_cores", lambda: 8)
-    assert len(slots("auto")) == 8
-    assert len(slots("cpu", threads=3)) == 2
-    assert len(slots("cpu", threads=16)) == 1
-    assert len(slots("cpu", jobs=5)) == 5
-    assert uuids(slots("auto")) == [""] * 8
+    assert len(cpu_slots()) == 8
+    assert len(cpu_slots(threads=3)) == 2
+    assert len(cpu_slots(threads=16)) == 1
+    assert len(cpu_slots(jobs=5)) == 5
+    assert {(slot.device, slot.visible) for slot in cpu_slots()} == {("cpu", "")}
+
+
+def test_no_gpu_is_the_cpu_unless_one_is_asked_for(no_gpu):
+    assert chosen_gpus("auto") == []
     with pytest.raises(DeviceError, match="there is none, and cpu"):
-        slots("0")
+        chosen_gpus("0")

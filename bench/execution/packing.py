@@ -173,7 +173,7 @@ class _Device:
     """A GPU and who is on it.
 
     settled: since when nobody has come, gone, or still been on his first epoch.
-    ended: by number of trials on the GPU, how many ended among so many.
+    ended: by number of trials on the GPU, how many ended among so many without having shown what an epoch takes there.
     """
 
     gpu: Gpu
@@ -296,7 +296,9 @@ class SharedGpus:
         resident.epochs += 1
         if resident.epochs == 1:  # its process started, its kernels were loaded and chosen: now it runs like the others
             device.settled = max(device.settled, event["time"])
-        elif all(each.epochs for each in device.residents) and event["time"] - seconds >= device.settled:
+        elif (
+            seconds > 0 and all(each.epochs for each in device.residents) and event["time"] - seconds >= device.settled
+        ):
             self._epoch_seconds[resident.condition, len(device.residents)].append(seconds)
 
     def release(self, slot: Slot, usage: Usage | None = None) -> None:
@@ -305,7 +307,7 @@ class SharedGpus:
         now, level = self._clock(), len(device.residents)
         device.change(now)
         device.residents.remove(resident)
-        device.ended[level] += 1
+        device.ended[level] += len(self._epoch_seconds.get((resident.condition, level), ())) < ENOUGH_EPOCHS
         if usage is None:
             return
         self._ram.learn(resident.condition, usage)
@@ -357,10 +359,10 @@ class SharedGpus:
         level = len(together)
         if gains := self._gains(together, level):
             return fmean(gains) >= GAIN
-        *there, _ = together
-        if level == 2:
-            return any(len(table.get((there[0], 1), ())) >= enough for table, enough in self._tables)
         # Before the next step, this one has to have shown itself; or trials are too short to show anything.
+        *there, _ = together
+        if level == 2 and any(len(table.get((there[0], 1), ())) >= enough for table, enough in self._tables):
+            return True
         if gains := self._gains(there, level - 1):
             return fmean(gains) >= GAIN
         return device.ended[level - 1] >= level - 1

@@ -208,20 +208,95 @@ def test_measurements_of_an_earlier_run_spare_the_trial_alone():
     assert places.take(("cell", "erm")) is not None
 
 
+def test_trials_of_seconds_are_packed_though_no_two_are_alike():
+    """No condition is seen among k trials and among k - 1: that they end at all is what lets the number rise."""
+    names = [f"arm {n}" for n in range(120)]
+    trials = [trial for name in names for trial in seeds(1, name, epochs=2, epoch_seconds=0.1)]
+    world = World([H100], measured={("cell", name): Usage(gpu_bytes=2 * GB) for name in names}).run(trials)
+    assert world.usual >= 4
+
+
+def test_long_trials_are_not_packed_further_only_because_no_two_are_alike():
+    names = [f"arm {n}" for n in range(20)]
+    trials = [trial for name in names for trial in seeds(1, name)]
+    measured = {("cell", name): Usage(gpu_bytes=2 * GB) for name in names}
+    assert World([H100], throughput=never, measured=measured).run(trials).most == 2
+    assert World([H100], throughput=peak_at_3, measured=measured).run(trials).most <= 4
+
+
+class Told:
+    """Trials on one GPU, of which the test tells how long their epochs take."""
+
+    def __init__(self, **options):
+        self.world = World([H100], **options)
+        self.places = self.world.places
+
+    def take(self, name):
+        return self.places.take(("cell", name))
+
+    def epochs(self, slot, seconds, *, count=3, peak_bytes=None):
+        memory = [{"event": "gpu_memory", "peak_bytes": peak_bytes}] if peak_bytes else []
+        self.places.saw(slot, memory)
+        for _ in range(count):
+            self.world.now += seconds
+            line = {"event": "epoch", "time": self.world.now, "train_seconds": 0.9 * seconds, "eval_seconds": 0.0}
+            self.places.saw(slot, [line])
+
+
 def test_an_unmeasured_trial_beside_others_cannot_take_their_memory():
     """While half of the GPU is left it need not wait for them; but what was left is all that it gets."""
-    world = World([H100])
-    places = world.places
-    first = places.take(("cell", "erm"))
-    events = [{"event": "gpu_memory", "peak_bytes": 20 * GB}]
-    events += [
-        {"event": "epoch", "time": t, "train_seconds": 9.0, "eval_seconds": 0.5} for t in (1010.0, 1020.0, 1030.0)
-    ]
-    places.saw(first, events)
-    second = places.take(("cell", "mixup"))
-    assert second.memory_share == pytest.approx((0.9 * 80 - 20) / 80)
-    assert places.take(("cell", "cutmix")) is None, "two unknowns"
+    told = Told()
+    first = told.take("erm")
+    told.epochs(first, 10.0, peak_bytes=20 * GB)
+    second = told.take("mixup")
     assert first.memory_share == 1.0
+    assert second.memory_share == pytest.approx((0.9 * 80 - 20) / 80)
+    told.epochs(second, 10.0, count=1)
+    told.epochs(first, 10.0)
+    assert told.take("erm") is None, "nobody knows what the second needs"
+    told.epochs(second, 10.0, peak_bytes=10 * GB)
+    assert told.take("erm") is not None
+
+
+def test_an_unmeasured_trial_that_wants_more_than_was_left_runs_alone():
+    told = Told(measured={("cell", "erm"): Usage(gpu_bytes=2 * GB)})
+    first = told.take("erm")
+    told.epochs(first, 10.0)
+    second = told.take("erm")
+    told.epochs(second, 10.0, count=1)
+    told.epochs(first, 10.0)
+    third = told.take("unknown")
+    assert third.memory_share < 1.0
+    numbers = {
+        "message": "",
+        "requested_bytes": GB,
+        "free_bytes": GB,
+        "total_bytes": 80 * GB,
+        "reserved_bytes": 60 * GB,
+    }
+    assert told.places.out_of_memory(third, numbers) is None
+    assert told.take("unknown") is None
+    told.places.release(first)
+    assert told.take("unknown") is None, "beside one it might want too much as well"
+    told.places.release(second)
+    assert told.take("unknown").memory_share == 1.0
+
+
+def test_what_a_trial_wanted_as_memory_ran_out_is_known_from_then_on():
+    """Of 30 GB two fit: that the number beside which it happened was four does not mean that three will do."""
+    told = Told(measured={("cell", "erm"): Usage(gpu_bytes=2 * GB)})
+    slots = [told.take("erm")]
+    told.epochs(slots[0], 10.0)
+    for _ in range(3):
+        slots.append(told.take("erm"))
+        told.epochs(slots[-1], 10.0, count=1)
+        told.epochs(slots[0], 10.0)
+    numbers = {"message": "", "requested_bytes": GB, "free_bytes": 0, "total_bytes": 80 * GB, "reserved_bytes": 29 * GB}
+    assert told.places.out_of_memory(slots.pop(), numbers) is None
+    told.places.release(slots.pop())
+    assert told.take("erm") is None
+    told.places.release(slots.pop())
+    assert told.take("erm") is not None
 
 
 def test_many_conditions_do_not_run_one_by_one():

@@ -6,8 +6,10 @@ import os
 import re
 import subprocess
 from dataclasses import dataclass
+from math import ceil
 
 from bench.errors import UserError
+from bench.execution.processor import cpu_quota
 
 
 class DeviceError(UserError):
@@ -67,8 +69,13 @@ def visible_gpus() -> list[Gpu]:
 
 
 def num_cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # macOS has none
+    """CPU cores that this process may use: those of its affinity, or what its control groups grant, if that is less.
+
+    A quota of 1.5 cores counts as 2: rounded down, a third of it would lie idle.
+    """
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # macOS: none
+    quota = cpu_quota()
+    return allowed if quota is None else max(1, min(allowed, ceil(quota)))
 
 
 def chosen_gpus(devices: str = "auto") -> list[Gpu]:

@@ -29,6 +29,7 @@ from bench.data.cache import Arrays
 from bench.execution import telemetry
 from bench.execution.evaluate import PixelNetwork, Predictions, Subject, from_network, from_predictions
 from bench.execution.preparation import load_arrays, trial_extras
+from bench.execution.processor import processor_name
 from bench.execution.task import BUSY, FAILED, INTERRUPTED, OUT_OF_MEMORY, Task
 from bench.plan.evaluation import PlannedEvaluation
 from bench.plan.trial import Trial
@@ -332,6 +333,4 @@ def versions() -> dict[str, str]:
 def _hardware(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
-    return f"{model}, {os.cpu_count()} cores"
+    return f"{processor_name()}, {os.cpu_count()} cores"

@@ -17,6 +17,7 @@ from bench.errors import UserError
 if TYPE_CHECKING:
     from bench.execution.supervisor import RunState
     from bench.execution.task import DataPaths
+    from bench.execution.tune import Measured
     from bench.plan.plan import Plan
     from bench.results.mlflow import Publisher
     from bench.results.store import Store
@@ -28,8 +29,12 @@ EXIT_FAILED, EXIT_USAGE, EXIT_UNFINISHED, EXIT_INTERRUPTED = 1, 2, 3, 130
 SUITES = Path("suites")
 REPORTS_OUT = Path("reports/out")
 UI_PORT = 5000
-SEEDS = "bench.seeds"
-"""Where the context keeps --seeds."""
+SHORT = "bench.short"
+"""Where the context keeps --seeds and --threads."""
+TUNE_SECONDS = 15.0
+"""What a long run spends on measuring how many trials at once are fastest."""
+LEAST_TUNE_SECONDS = 5.0
+"""Of one network; in less, a few slow steps decide."""
 
 
 class Cli(click.Group):
@@ -64,7 +69,13 @@ def _results_option(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _suite_options(command: Callable[..., None]) -> Callable[..., None]:
-    """SUITE, --set, --seeds and --results: what every command on a suite takes."""
+    """SUITE, --set, --seeds, --threads and --results: what every command on a suite takes."""
+
+    def keep(context: click.Context, option: click.Parameter, value: str | None) -> None:
+        key = {"seeds": "seeds", "threads": "training.threads"}[str(option.name)]
+        if value is not None:
+            context.meta.setdefault(SHORT, []).append(f"{key}={value}")
+
     for decorate in (
         _results_option,
         click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="training.epochs=2, seeds=3, ..."),
@@ -72,8 +83,15 @@ def _suite_options(command: Callable[..., None]) -> Callable[..., None]:
             "--seeds",
             metavar="N",
             expose_value=False,
-            callback=lambda context, _, value: context.meta.update({SEEDS: value}),
+            callback=keep,
             help="As --set seeds=N: how many, or which: [0,1,2].",
+        ),
+        click.option(
+            "--threads",
+            metavar="N",
+            expose_value=False,
+            callback=keep,
+            help="As --set training.threads=N: of each trial. They change the last bits, so these are other trials.",
         ),
         click.argument("suite"),
     ):
@@ -95,7 +113,10 @@ def _machine_options(command: Callable[..., None]) -> Callable[..., None]:
             help="Trials at once on each GPU.  [default: what fits and helps]",
         ),
         click.option(
-            "--jobs", "-j", type=click.IntRange(min=1), help="Trials at once.  [default: as cores, GPUs allow]"
+            "--jobs",
+            "-j",
+            type=click.IntRange(min=1),
+            help="Trials at once.  [default: see bench tune]",
         ),
         click.option("--devices", default="auto", help="auto (every visible GPU, else the CPU), cpu, or GPUs: 0,1."),
     ):
@@ -209,7 +230,10 @@ def run(
     plan, store = _plan(suite, overrides, results)
     part = _shard(plan, shard)
     found = _survey(part, store, devices=devices, jobs=jobs, per_device=slots_per_gpu)
-    click.echo(f"{plan.suite.name}: {plan.suite.question}\n{found.headline}")
+    click.echo(f"{plan.suite.name}: {plan.suite.question}")
+    if jobs is None and _measured_first(found, store, data_root):
+        found = _survey(part, store, devices=devices, jobs=jobs, per_device=slots_per_gpu)
+    click.echo(found.headline)
     settings = supervisor.Settings(
         data=_data_paths(store, data_root),
         policy=CheckpointPolicy(checkpoint_seconds, checkpoint_epochs),
@@ -237,6 +261,25 @@ def run(
         sys.exit(EXIT_FAILED)
     if state.stop is supervisor.Stop.BUDGET:
         sys.exit(EXIT_UNFINISHED)
+
+
+@main.command()
+@_suite_options
+@_data_option
+@click.option("--seconds", default=30.0, show_default=True, type=click.FloatRange(min=3), help="To measure in all.")
+def tune(suite: str, overrides: tuple[str, ...], results: Path, data_root: Path | None, seconds: float) -> None:
+    """Measure how many trials at once, with how many threads each, this machine's CPU trains fastest.
+
+    `bench run` and `bench plan` then take the best number of trials at once where --jobs is not given.
+    """
+    from bench.execution.tune import remember, remembered_slots, table_lines
+
+    plan, store = _plan(suite, overrides, results)
+    for measured in _measurements(plan, store, data_root, seconds=seconds):
+        remember(store.cache, measured)
+        click.echo("\n".join(table_lines(measured)) + "\n")
+    at_once = remembered_slots(store.cache, plan)
+    click.echo(f"{at_once} at once, if --jobs does not say otherwise: kept in {store.cache / 'slots.json'}")
 
 
 @main.command()
@@ -404,8 +447,7 @@ def _plan(suite: str, overrides: tuple[str, ...], results: Path) -> tuple[Plan, 
     from bench.plan.suite import load_suite
     from bench.results.store import Store
 
-    seeds = click.get_current_context().meta.get(SEEDS)
-    overrides = (*overrides, *([f"seeds={seeds}"] if seeds else []))
+    overrides = (*overrides, *click.get_current_context().meta.get(SHORT, ()))
     path = _suite_path(suite)
     plan = make_plan(load_suite(path, overrides=overrides))
     if overrides:
@@ -458,6 +500,38 @@ def _survey(
     ask = check_networks if ask_torch else known_networks
     networks = ask(plan.suite, cache_root=store.cache)
     return survey(plan, store, networks, devices=devices, jobs=jobs, per_device=per_device)
+
+
+def _measurements(plan: Plan, store: Store, data_root: Path | None, *, seconds: float) -> Iterator[Measured]:
+    """Each network of the plan measured; where the time is too short for all, those with the most steps."""
+    from bench.execution.tune import measure, workloads
+
+    loads = workloads(plan)
+    each = max(seconds / len(loads), min(LEAST_TUNE_SECONDS, seconds))
+    chosen = loads[: int(seconds / each)]
+    for load in chosen:
+        yield measure(load, _data_paths(store, data_root), scratch=store.cache, seconds=each)
+    if left_out := len(loads) - len(chosen):
+        click.echo(f"{left_out} more not measured in {seconds:g} s: more --seconds")
+
+
+def _measured_first(found: Survey, store: Store, data_root: Path | None) -> bool:
+    """Whether a long run on CPUs of which nothing is remembered was measured; never stops the run."""
+    from bench.execution.tune import WORTH_SECONDS, TuneError, remember, remembered_slots
+
+    if found.on_gpu or (found.cost.seconds or 0) < WORTH_SECONDS:
+        return False
+    if remembered_slots(store.cache, found.plan) is not None:
+        return False
+    click.echo(f"measuring how many trials at once are fastest, {TUNE_SECONDS:.0f} s or a little more (or give --jobs)")
+    try:
+        for measured in _measurements(found.plan, store, data_root, seconds=TUNE_SECONDS):
+            remember(store.cache, measured)
+    except TuneError as error:
+        click.echo(f"not measured: {error}")
+    except KeyboardInterrupt:
+        sys.exit(EXIT_INTERRUPTED)
+    return True
 
 
 def _data_paths(store: Store, data_root: Path | None) -> DataPaths:

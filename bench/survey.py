@@ -10,6 +10,7 @@ from functools import cached_property
 
 from bench.execution.devices import chosen_gpus
 from bench.execution.packing import Places, Usage, places, usage_of
+from bench.execution.tune import remembered_slots
 from bench.plan.cost import Condition, PlanCost, Preparation, duration, plan_cost, preparations, size
 from bench.plan.networks import Networks
 from bench.plan.plan import Plan, PlannedTrial
@@ -32,6 +33,7 @@ class Survey:
 
     plan: Plan
     places: Places
+    on_gpu: bool
     status: dict[str, str]
     wanted: tuple[PlannedTrial, ...]
     cost: PlanCost
@@ -136,6 +138,8 @@ def survey(
         if status[p.trial_id] == "unevaluated" and store.trial(p.trial_id).weights.exists()
     }
     threads = max(planned.trial.training.threads for planned in plan.suite_trials)
+    if jobs is None and not gpus:
+        jobs = remembered_slots(store.cache, plan)
     where = places(gpus, measured=measured, jobs=jobs, threads=threads, per_device=per_device)
 
     def cost_of(some: list[PlannedTrial]) -> PlanCost:
@@ -152,6 +156,7 @@ def survey(
     return Survey(
         plan=plan,
         places=where,
+        on_gpu=bool(gpus),
         status=status,
         wanted=trials,
         cost=cost_of(pending),

@@ -62,6 +62,13 @@ def start_trial(task: Task) -> None:
     work(task)
 
 
+def start_stepping(trial: Trial, data: DataPaths, folder: Path, epoch_steps: int, link: Connection) -> None:
+    """The target of a process with which `bench tune` measures."""
+    from bench.execution.stepping import step_on_command
+
+    step_on_command(trial, data, folder, epoch_steps, link)
+
+
 def start_preparing(data: DataPaths, needs: Iterable[Needs], processes: int, answer: Connection) -> None:
     """The target of the process that builds data caches.
 

@@ -15,6 +15,7 @@ import hashlib
 import json
 import statistics
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,8 +29,6 @@ from bench.execution import local
 from bench.execution.devices import num_cores
 from bench.execution.processor import processor_name
 from bench.execution.task import DataPaths, start_stepping
-from bench.mixing import Erm
-from bench.plan.config import LabelNoiseConfig
 from bench.plan.plan import Plan, data_facts
 from bench.plan.trial import Trial
 from bench.results.store import Json, exclusive, write_json
@@ -37,12 +36,14 @@ from bench.results.store import Json, exclusive, write_json
 ROUNDS = 5
 MOST_THREADS = 8
 """More than these are tried only where the suite asks for them."""
-PROBE_BATCH = 8
+PROBE_BATCH = 4
+FEWEST_ROUNDS = 3
+"""After fewer, what is usual stays: chance could have made another number of slots faster in all of them."""
 WORTH_SECONDS = 30 * 60.0
 """A run that will take longer measures first, unless something is remembered."""
 NOTEWORTHY = 1.1
 """So much faster another number of threads has to be to be spoken of: it would be another experiment."""
-CLEARLY = 1.05
+CLEARLY = 1.1
 """So much faster in the median, and faster in every round, another number of slots has to be than the usual one: a
 machine that others use too differs by more from one second to the next."""
 SHAPING = ("batch_size", "optimizer", "crop_padding", "flip", "precision", "channels_last", "deterministic")
@@ -102,13 +103,9 @@ def workloads(plan: Plan) -> list[Workload]:
         num_train = round((trial.dataset.train_size or facts.num_train) * (1 - trial.dataset.val_fraction))
         steps = trial.training.epochs * ceil(num_train / trial.training.batch_size) * trial.method.passes
         earlier = found.get((key, trial.training.threads))
-        plain = trial.model_copy(
-            update={
-                "method": Erm(),
-                "label_noise": LabelNoiseConfig(rate=0.0),
-                "dataset": trial.dataset.model_copy(update={"train_corruption": None}),
-            }
-        )
+        dataset = trial.dataset.model_dump(mode="json") | {"train_corruption": None}
+        changes = {"method": {"name": "erm"}, "label_noise": {"rate": 0.0}, "dataset": dataset}
+        plain = Trial.model_validate(trial.model_dump(mode="json") | changes)
         size = "x".join(map(str, shape[:3]))
         name = f"{trial.model.display_name}, {size}, batch {trial.training.batch_size}"
         found[key, trial.training.threads] = Workload(
@@ -135,7 +132,7 @@ def measure(load: Workload, data: DataPaths, *, scratch: Path, seconds: float) -
     """Time the ways in turn, ROUNDS times, in about so many seconds; loading and starting come on top.
 
     The processes are forked as those of a run are, and train the workload's trial in the real loop. Where one step
-    takes longer than fits into the time, smaller batches are timed: all ways lose alike.
+    takes longer than fits into the time, smaller batches are timed, and fewer rounds where these do not fit either.
     Raises TuneError when a process dies, or the data set cannot be had.
     """
     tried = ways(num_cores(), load.threads)
@@ -153,7 +150,10 @@ def measure(load: Workload, data: DataPaths, *, scratch: Path, seconds: float) -
         trial = _with_batch(load.trial, batch_size)
         rates: dict[Way, list[float]] = {way: [] for way in tried}
         with _crew(max(slots for slots, _ in tried), trial, data, folder, epoch_steps=epoch_steps) as links:
+            started = time.monotonic()
             for round_ in range(ROUNDS):
+                if round_ and time.monotonic() - started > seconds:  # steps that take longer than their windows
+                    break
                 for slots, threads in tried if round_ % 2 else reversed(tried):
                     rates[slots, threads].append(_rate(links[:slots], threads=threads, seconds=window))
     return Measured(load, batch_size, rates)
@@ -207,8 +207,11 @@ def remembered_slots(cache: Path, plan: Plan) -> int | None:
     numbers = set.intersection(*(set(rates) for _, rates in known)) if known else set()
     if usual not in numbers:
         return None
+    rounds = min(len(rates[number]) for _, rates in known for number in numbers)
+    if rounds < FEWEST_ROUNDS:
+        return usual
     seconds = {
-        number: [sum(load.steps / rates[number][round_] for load, rates in known) for round_ in range(ROUNDS)]
+        number: [sum(load.steps / rates[number][round_] for load, rates in known) for round_ in range(rounds)]
         for number in numbers
     }
     best = min(sorted(seconds), key=lambda number: statistics.median(seconds[number]))
@@ -243,9 +246,9 @@ def _rates(entries: Sequence[Json], load: Workload) -> dict[int, list[float]]:
 
 
 def _are_rates(values: Any) -> bool:
-    """Whether these are ROUNDS positive numbers."""
+    """Whether these are positive numbers, at most ROUNDS of them."""
     numbers = isinstance(values, list) and all(type(value) in (int, float) for value in values)
-    return numbers and len(values) == ROUNDS and all(1e-9 < value < 1e9 for value in values)
+    return numbers and 0 < len(values) <= ROUNDS and all(1e-9 < value < 1e9 for value in values)
 
 
 def _with_batch(trial: Trial, batch_size: int) -> Trial:

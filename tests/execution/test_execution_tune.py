@@ -79,7 +79,7 @@ def test_cells_that_differ_in_what_costs_nothing_are_one_workload(plan: Plan, ti
 
 
 def test_a_pacer_counts_steps_within_its_window_only() -> None:
-    """Steps of 10 ms: 100 a second, whatever was done before and after the window."""
+    """Steps of 10 ms: at most 100 a second, whatever was done before and after the window."""
     link, other_end = multiprocessing.Pipe()
 
     def train() -> None:
@@ -96,8 +96,8 @@ def test_a_pacer_counts_steps_within_its_window_only() -> None:
     for _ in range(2):
         link.send((1, 0.3))
         steps, seconds = link.recv()
-        assert seconds == pytest.approx(0.3, abs=0.1)
-        assert seconds / steps == pytest.approx(0.01, rel=0.5)
+        assert 0.2 < seconds < 1
+        assert 0.0099 < seconds / steps < 0.1  # no sleep is shorter; on a busy machine they are longer
         assert not link.poll(0.1)  # it goes on without counting
         link.send(None)
         assert link.recv() is None
@@ -116,7 +116,7 @@ def test_measuring_leaves_rates_and_no_process(
     [load] = workloads(plan)
     measured = measure(load, paths, scratch=tmp_path / "scratch", seconds=TINY_SECONDS)
     assert list(measured.rates) == ways(2, 1)
-    assert all(len(rates) == tune.ROUNDS and min(rates) > 1 for rates in measured.rates.values())
+    assert all(1 <= len(rates) <= 2 and min(rates) > 0.1 for rates in measured.rates.values())
     assert list((tmp_path / "scratch").iterdir()) == []
     assert not any(is_stepping(child) for child in psutil.Process().children(recursive=True))
     remember(tmp_path, measured)
@@ -148,11 +148,13 @@ def test_data_that_cannot_be_had_is_said(plan: Plan, paths: DataPaths, tmp_path:
 
 def test_another_number_of_slots_has_to_be_clearly_faster(plan: Plan, tmp_path: Path) -> None:
     usual = [100.0] * 5
-    write_rates(tmp_path, plan, {"1": [60.0] * 5, "2": usual, "3": [110.0] * 5})
+    write_rates(tmp_path, plan, {"1": [60.0] * 5, "2": usual, "3": [115.0] * 5})
     assert remembered_slots(tmp_path, plan) == 3
     write_rates(tmp_path, plan, {"1": [120.0] * 5, "2": usual, "3": [110.0] * 5})
     assert remembered_slots(tmp_path, plan) == 1
-    write_rates(tmp_path, plan, {"2": usual, "3": [103.0] * 5})
+    write_rates(tmp_path, plan, {"2": usual, "3": [107.0] * 5})
+    assert remembered_slots(tmp_path, plan) == 2
+    write_rates(tmp_path, plan, {"2": usual[:2], "3": [150.0] * 2})
     assert remembered_slots(tmp_path, plan) == 2
     write_rates(tmp_path, plan, {"2": usual, "3": [150.0, 150.0, 150.0, 150.0, 99.0]})
     assert remembered_slots(tmp_path, plan) == 2
@@ -203,7 +205,9 @@ def test_a_torn_or_hostile_file_is_ignored_and_replaced(plan: Plan, tmp_path: Pa
     assert remembered_slots(tmp_path, plan) == 3
 
 
-@pytest.mark.parametrize("rates", [[float("nan")] * 5, [1e300] * 5, [-1.0] * 5, [True] * 5, ["9"] * 5, [200.0], 200.0])
+@pytest.mark.parametrize(
+    "rates", [[float("nan")] * 5, [1e300] * 5, [-1.0] * 5, [True] * 5, ["9"] * 5, [200.0] * 6, [], 200.0]
+)
 def test_rates_that_are_none_are_ignored(plan: Plan, tmp_path: Path, rates: Any) -> None:
     write_rates(tmp_path, plan, {"1": [90.0] * 5, "2": [100.0] * 5, "3": rates, "100000": [1e6] * 5, "-1": [1e6] * 5})
     assert remembered_slots(tmp_path, plan) == 2

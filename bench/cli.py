@@ -33,6 +33,8 @@ SHORT = "bench.short"
 """Where the context keeps --seeds and --threads."""
 TUNE_SECONDS = 15.0
 """What a long run spends on measuring how many trials at once are fastest."""
+REPORT_SECONDS = 30.0
+"""What the end of a run spends on sending the report to MLflow."""
 LEAST_TUNE_SECONDS = 5.0
 """Of one network; in less, a few slow steps decide."""
 
@@ -593,14 +595,16 @@ def _publishing(plan: Plan, store: Store, *, enabled: bool) -> Iterator[Callable
 
     def finish(report: Report | None) -> None:
         outcome = thread.stop()
+        behind = f"{outcome.pending} trial{'s' * (outcome.pending != 1)}"
         if report and not outcome.is_behind:
-            outcome = publisher.publish_report(_files(report), verdicts=report.verdicts)
+            outcome = publisher.publish_report(_files(report), verdicts=report.verdicts, seconds=REPORT_SECONDS)
+            behind = "the report"
         if not outcome.is_behind:
             outcome = publisher.prepare()  # there is a page to link to, if an empty one
         for note in outcome.notes:
             click.echo(f"MLflow  {note}")
         if outcome.is_behind or outcome.error:
-            click.echo(f"MLflow  {uri} is behind ({outcome.error}); `bench publish` catches up")
+            click.echo(f"MLflow  {uri} is behind by {behind} ({outcome.error}); `bench publish` catches up")
         else:
             click.echo(f"MLflow  {_mlflow_address(publisher)}")
 

@@ -27,8 +27,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from bench.results.mlflow_suite import artifact_folder, experiment_tags, plan_record, report_note
-from bench.results.mlflow_trial import Point, TrialRun, milliseconds, read_trial, swept_options
+from bench.results.mlflow_suite import EXPERIMENT_KIND, artifact_folder, experiment_tags, plan_record, report_note
+from bench.results.mlflow_trial import Point, TrialRun, milliseconds, read_trial, swept_options, trial_standing
 from bench.results.mlflow_view import deep_link, saved_view, view_tag
 from bench.results.store import Busy, Store, exclusive
 
@@ -39,6 +39,9 @@ BATCH = 850
 """Metric points per call; MLflow takes 1000 points, parameters and tags together."""
 
 SLOWEST_RETRY_SECONDS = 60.0
+
+AILING_SECONDS = 5.0
+"""What the end of a run waits for an MLflow that failed at the last try."""
 
 PUBLISHED_EPOCH = "published_epoch"
 """The tag with the last epoch whose points MLflow has; an epoch is never published twice."""
@@ -55,6 +58,9 @@ ENVIRONMENT = {
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # two lines for every finished run
 }
 """Set where the user has not set it."""
+
+BUSY_SECONDS = 5.0
+"""What a local database's other users are waited for."""
 
 BUSY = "another process publishes this results folder to MLflow"
 SILENT = "MLflow does not answer"
@@ -169,16 +175,18 @@ class Publisher:
                 self._forget(error)
             return Outcome(tally.published, tally.points, tally.pending, self._error, self._notes)
 
-    def publish_report(self, files: Sequence[Path], *, verdicts: Sequence[str]) -> Outcome:
+    def publish_report(self, files: Sequence[Path], *, verdicts: Sequence[str], seconds: float = math.inf) -> Outcome:
         """Put the report into the suite's own run (role=suite), one per suite version; a later report replaces it.
 
         files: shown as artifacts, tables and figures in folders of their own.  verdicts: sentences, in Markdown.
+        seconds: after these no further file is sent, and the report is behind.
         """
+        deadline = time.monotonic() + seconds
         if not self._mutex.acquire(timeout=5):
             return Outcome(pending=1, error=self._error or SILENT)
         try:
             self._take_lock(wait_seconds=5)
-            self._write_report(self._connect(), files, verdicts)
+            self._write_report(self._connect(), files, verdicts, deadline=deadline)
         except Busy:
             return Outcome(pending=1, error=BUSY)
         except Exception as error:
@@ -261,6 +269,7 @@ class Publisher:
             return self._connection
         mlflow = _import_mlflow()
         create_database(self.tracking_uri)
+        check_database(self.tracking_uri)
         client = mlflow.MlflowClient(tracking_uri=self.tracking_uri)
         experiment = client.get_experiment_by_name(self._experiment)
         if experiment is None:
@@ -270,7 +279,9 @@ class Publisher:
                 if client.get_experiment_by_name(self._experiment) is None:
                     raise
             experiment = client.get_experiment_by_name(self._experiment)
-        elif experiment.lifecycle_stage == "deleted":
+        if experiment is None or experiment.name != self._experiment:
+            raise ConnectionError("what answers there is not MLflow")
+        if experiment.lifecycle_stage == "deleted":
             client.restore_experiment(experiment.experiment_id)
         for key, value in experiment_tags(self._plan).items():
             if experiment.tags.get(key) != value:
@@ -303,7 +314,7 @@ class Publisher:
     def _look_up_runs(self, connection: _Connection) -> None:
         """Find every trial's run with one search, and close those that nobody works on."""
         runs: dict[str, _Run] = {}
-        for run in _search(connection.client, connection.experiment_id, "tags.role = 'trial'"):
+        for run in _search(connection.client, [connection.experiment_id], "tags.role = 'trial'"):
             trial_id = run.tags.get("trial_id", "")
             if trial_id not in runs:
                 runs[trial_id] = run
@@ -315,15 +326,32 @@ class Publisher:
         for trial_id, run in runs.items():
             if run.status == "RUNNING" and trial_id not in self._paths:
                 self._close_stray(connection.client, run, trial_id)
+        self._close_strays_elsewhere(connection)
         self._mirrored = {trial_id: seen for trial_id, seen in self._mirrored.items() if trial_id in runs}
         connection.runs = runs
 
+    def _close_strays_elsewhere(self, connection: _Connection) -> None:
+        """End the runs of other suites' trials that lie here and that nobody works on: their supervisor was killed."""
+        from mlflow import MlflowException
+
+        client = connection.client
+        with contextlib.suppress(MlflowException):  # of a shared server, not everything may be ours to read or mend
+            ours = f"tags.`mlflow.experimentKind` = '{EXPERIMENT_KIND}'"
+            others = [each.experiment_id for each in client.search_experiments(filter_string=ours, max_results=1000)]
+            others = [each for each in others if each != connection.experiment_id]
+            where = "attributes.status = 'RUNNING' AND tags.role = 'trial'"
+            for run in list(_search(client, others, where)) if others else ():
+                self._close_stray(client, run, run.tags.get("trial_id", ""))
+
     def _close_stray(self, client: Any, run: _Run, trial_id: str) -> None:
-        """End a run of another plan whose trial lies here and is worked on by nobody."""
-        folder = self._store.trial(trial_id)
-        events, _ = folder.events()
-        if events and not folder.is_claimed():
-            client.set_terminated(run.run_id, "KILLED", milliseconds(events[-1]["time"]))
+        """Give a run of another plan its trial's status, if the trial lies here and nobody works on it.
+
+        Points that are missing come when its own plan is published.
+        """
+        standing = trial_standing(self._store.trial(trial_id)) if trial_id in self._store.trial_ids() else None
+        if standing is not None and standing.status != "RUNNING":
+            client.set_tag(run.run_id, "status", standing.word)
+            client.set_terminated(run.run_id, standing.status, standing.end_ms)
 
     def _mirror(self, connection: _Connection, planned: PlannedTrial) -> int:
         """Bring one trial's run up to its folder; the number of metric points that were sent."""
@@ -343,15 +371,21 @@ class Publisher:
             self._running.discard(trial_id)
         return points
 
-    def _write_report(self, connection: _Connection, files: Sequence[Path], verdicts: Sequence[str]) -> None:
+    def _write_report(
+        self, connection: _Connection, files: Sequence[Path], verdicts: Sequence[str], *, deadline: float
+    ) -> None:
         client, plan = connection.client, self._plan
         identity = {"role": "suite", "suite": plan.suite.name, "suite_version": str(plan.suite.version)}
         where = " AND ".join(f"tags.{key} = '{value}'" for key, value in identity.items())
-        found = _search(client, connection.experiment_id, where)
+        found = list(_search(client, [connection.experiment_id], where))
         name = f"report · {plan.suite.name} v{plan.suite.version}"
-        run = next(found, None) or _new_run(connection, name, milliseconds(time.time()), identity)
+        run = found[-1] if found else _new_run(connection, name, milliseconds(time.time()), identity)
+        for other in found[:-1]:  # left by a request that timed out, and yet was heard
+            client.delete_run(other.run_id)
         client.log_text(run.run_id, json.dumps(plan_record(plan), indent=1), "plan.json")
         for path in files:
+            if time.monotonic() > deadline:
+                raise TimeoutError("MLflow is too slow for the report")
             client.log_artifact(run.run_id, str(path), artifact_path=artifact_folder(path))
         client.set_tag(run.run_id, "plan_id", plan.plan_id)
         client.set_tag(run.run_id, "mlflow.note.content", report_note(plan, verdicts))
@@ -373,10 +407,16 @@ class PublisherThread:
         self._thread.start()
 
     def stop(self, *, timeout: float = 30.0) -> Outcome:
-        """Make a last pass and let go of MLflow; the last outcome, within about `timeout` seconds whatever happens."""
+        """Make a last pass and let go of MLflow; the last outcome, within about `timeout` seconds whatever happens.
+
+        Where the pass before failed, within AILING_SECONDS. A second call waits for nothing.
+        """
+        first = not self._stopping.is_set()
+        if self.outcome.error and self.outcome.error != BUSY:
+            timeout = min(timeout, AILING_SECONDS)
         self._deadline = time.monotonic() + timeout
         self._stopping.set()
-        self._thread.join(timeout)
+        self._thread.join(timeout if first else 0)
         if self._thread.is_alive():
             return replace(self.outcome, pending=max(self.outcome.pending, 1), error=self.outcome.error or SILENT)
         return self.outcome
@@ -384,7 +424,10 @@ class PublisherThread:
     def _run(self) -> None:
         while not self._stopping.wait(self._interval):
             self.outcome = self._publisher.publish_once(seconds=self._interval)
-        self.outcome = self._publisher.publish_once(now=True, seconds=self._deadline - time.monotonic())
+            if self._stopping.is_set() and self.outcome.error not in ("", BUSY):
+                break  # a request that hung while the run ended: another would hang as long
+        else:
+            self.outcome = self._publisher.publish_once(now=True, seconds=self._deadline - time.monotonic())
         while self.outcome.error == BUSY and time.monotonic() + 0.5 < self._deadline:
             time.sleep(0.5)
             self.outcome = self._publisher.publish_once(now=True, seconds=self._deadline - time.monotonic())
@@ -409,6 +452,26 @@ def create_database(tracking_uri: str) -> None:
         temporary.replace(path)
         with contextlib.closing(sqlite3.connect(path, timeout=20)) as database, contextlib.suppress(sqlite3.Error):
             database.execute("PRAGMA journal_mode=WAL")
+
+
+def check_database(tracking_uri: str) -> None:
+    """Raise what is wrong with a local SQLite database; any other URI is left alone.
+
+    MLflow (3.17) would try ten times, for minutes, before it said so.
+    """
+    path = Path(tracking_uri.removeprefix("sqlite:///"))
+    if not tracking_uri.startswith("sqlite:///") or "?" in tracking_uri:
+        return
+    try:
+        with contextlib.closing(sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)) as database:
+            database.execute("BEGIN IMMEDIATE")  # of a file that may only be read this makes no error yet
+            (version,) = database.execute("PRAGMA user_version").fetchone()
+            database.execute(f"PRAGMA user_version = {version}")
+            database.execute("ROLLBACK")
+    except sqlite3.OperationalError as error:
+        raise OSError(f"{error}: is another process at it, and may it be written?") from None
+    except sqlite3.DatabaseError as error:
+        raise OSError(f"{error}: move {path} away, and it is written anew") from None
 
 
 def count_experiments(tracking_uri: str) -> int:
@@ -452,10 +515,10 @@ def _modified_ns(path: str) -> int:
         return 0
 
 
-def _search(client: Any, experiment_id: str, where: str) -> Iterator[_Run]:
+def _search(client: Any, experiment_ids: list[str], where: str) -> Iterator[_Run]:
     token = None
     while True:
-        page = client.search_runs([experiment_id], where, max_results=1000, page_token=token)
+        page = client.search_runs(experiment_ids, where, max_results=1000, page_token=token)
         for run in page:
             tags, params, metrics = (dict(values) for values in (run.data.tags, run.data.params, run.data.metrics))
             yield _Run(run.info.run_id, run.info.status, run.info.end_time, tags, params, metrics)

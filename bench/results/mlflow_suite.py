@@ -15,10 +15,14 @@ if TYPE_CHECKING:
     from bench.plan.plan import Plan
 
 
+EXPERIMENT_KIND = "custom_model_development"
+"""MLflow's word for experiments that train networks, as ours all do."""
+
+
 def experiment_tags(plan: Plan) -> dict[str, str]:
     """The experiment's description, and what MLflow calls its kind and its primary metric."""
     return {
-        "mlflow.experimentKind": "custom_model_development",
+        "mlflow.experimentKind": EXPERIMENT_KIND,
         "mlflow.experiment.primaryMetric.name": primary_metric(plan),
         "mlflow.experiment.primaryMetric.greaterIsBetter": "false",
         "mlflow.note.content": f"**{plan.suite.question}**\n\n{HOW_TO_READ}",

@@ -94,19 +94,31 @@ class TrialRun:
     finals: tuple[Point, ...]
 
 
-def read_trial(planned: PlannedTrial, plan: Plan, folder: TrialFolder, *, swept: frozenset[str]) -> TrialRun | None:
-    """The run that mirrors a trial's folder; None while the trial has not started."""
+@dataclass(frozen=True)
+class Standing:
+    """How a trial stands: MLflow's status of its run, ours, and when its last event was."""
+
+    status: str
+    word: str
+    end_ms: int
+    events: list[Json]
+    final: Json | None
+    failed: Json
+    """The "failed" event that it stands at, else empty."""
+
+
+def trial_standing(folder: TrialFolder) -> Standing | None:
+    """How the trial stands; None while it has not started."""
     claimed = folder.is_claimed()  # before final.json is read: a worker writes it before it lets go of the trial
     final = folder.final()
     events, _ = folder.events()
     if not events:
         return None
-    last: dict[str, Json] = {event["event"]: event for event in events}
-    started = last.get("started", {})
     progress = (event for event in reversed(events) if event["event"] in ("started", "epoch", "failed", "finished"))
     latest = next(progress, events[-1])
     failed = latest if latest["event"] == "failed" else {}
-    end_ms = milliseconds(last.get("finished", events[-1])["time"])
+    finished = [event for event in events if event["event"] == "finished"]
+    end_ms = milliseconds((finished or events)[-1]["time"])
     if final is not None:
         status, word = "FINISHED", str(final["status"])
     elif claimed:
@@ -115,24 +127,35 @@ def read_trial(planned: PlannedTrial, plan: Plan, folder: TrialFolder, *, swept:
         status, word = "FAILED", "failed"
     else:
         status, word = "KILLED", "interrupted"
+    return Standing(status, word, end_ms, events, final, failed)
+
+
+def read_trial(planned: PlannedTrial, plan: Plan, folder: TrialFolder, *, swept: frozenset[str]) -> TrialRun | None:
+    """The run that mirrors a trial's folder; None while the trial has not started."""
+    standing = trial_standing(folder)
+    if standing is None:
+        return None
+    events, final, failed = standing.events, standing.final, standing.failed
+    last: dict[str, Json] = {event["event"]: event for event in events}
+    started = last.get("started", {})
     tags = {
         **identity_tags(planned, plan),
-        "status": word,
+        "status": standing.word,
         "device": started.get("device"),
         "hostname": started.get("host"),
-        "diverged": "true" if word == "diverged" else None,
+        "diverged": "true" if standing.word == "diverged" else None,
         "failure": failed.get("reason"),
         "traceback": str(failed.get("traceback") or "")[-LONGEST_TAG:],  # the error stands at its end
     }
     return TrialRun(
         name=f"{planned.arm} · {planned.cell} · seed {planned.trial.seed}",
-        status=status,
+        status=standing.status,
         start_ms=milliseconds(events[0]["time"]),
-        end_ms=None if status == "RUNNING" else end_ms,
+        end_ms=None if standing.status == "RUNNING" else standing.end_ms,
         params=_params(planned, swept),
         tags={key: str(value)[:LONGEST_TAG] for key, value in tags.items() if value},
         epochs=tuple((event["epoch"], _epoch_points(event)) for event in durable_epochs(events, finished=bool(final))),
-        finals=tuple(_final_points(planned, folder, final, end_ms)) if final is not None else (),
+        finals=tuple(_final_points(planned, folder, final, standing.end_ms)) if final is not None else (),
     )
 
 

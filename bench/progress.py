@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bench.execution.supervisor import Attempt, RunState
+from bench.execution.task import Notice
 from bench.plan.cost import duration
 
 PLAIN_SECONDS = 10.0
@@ -26,6 +27,7 @@ class LivePanel:
     def __init__(self, console: Console, *, arms: tuple[str, ...]) -> None:
         self._arms = arms
         self._live = Live(console=console, auto_refresh=False)
+        self._noticed: Notice | None = None
 
     def __enter__(self) -> Self:
         self._live.start()
@@ -35,6 +37,9 @@ class LivePanel:
         self._live.stop()
 
     def update(self, state: RunState) -> None:
+        if isinstance(state.preparing, Notice) and state.preparing is not self._noticed:
+            self._noticed = state.preparing
+            self._live.console.print(self._noticed, style="yellow", markup=False, highlight=False, soft_wrap=True)
         self._live.update(self._panel(state), refresh=True)
 
     def _panel(self, state: RunState) -> Group:
@@ -68,6 +73,7 @@ class PlainLines:
         self._console, self._arms = console, arms
         self._printed_at, self._printed_done, self._latest = time.monotonic(), -1, ""
         self._prepared_at = time.monotonic()
+        self._noticed: Notice | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -79,6 +85,9 @@ class PlainLines:
         if state.latest != self._latest:
             self._latest = state.latest
             self._print(state.latest)
+        if isinstance(state.preparing, Notice) and state.preparing is not self._noticed:
+            self._noticed = state.preparing
+            self._print(self._noticed)
         if state.preparing and time.monotonic() - self._prepared_at >= PLAIN_SECONDS:
             self._prepared_at = time.monotonic()
             self._print(f"preparing {state.preparing}")

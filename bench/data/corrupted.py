@@ -1,7 +1,8 @@
 """Corrupted versions of a data set's images, made once and then memory-mapped; the published ones where they are there.
 
 One .npy file for each version, in a folder for each data set and split.  A file appears whole or not at all: it is
-written under another name, flushed to disk and renamed, by one process at a time.
+written under another name, flushed to disk and renamed, by one process at a time.  Behind the array it has a checksum,
+which `build_corrupted` looks at and `open_corrupted` does not: that would read the file twice in every trial.
 """
 
 import math
@@ -20,7 +21,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.data.cache import Arrays, locked
+from bench.data.cache import SEAL_BYTES, Arrays, Inspection, locked, seal, seal_is_broken
 from bench.data.corruptions import CORRUPTIONS_VERSION, SEVERITIES, check_kind, corrupt
 from bench.data.errors import DataError
 from bench.data.image_folder import EXTENSIONS, ImageFile, decode_images
@@ -96,6 +97,10 @@ class _Version(NamedTuple):
         origin = "" if self.published is None else "-official"
         return self.folder / f"{self.kind}-{self.severity}{origin}.npy"
 
+    def key(self) -> bytes:
+        """What the seal of its file is of, beside the file's content."""
+        return f"{CORRUPTIONS_VERSION} {self.arrays.sha256} {self.split} {self.path().name}".encode()
+
     def clean(self) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         if self.split == "train":
             return self.arrays.train_images, self.arrays.train_labels
@@ -124,14 +129,17 @@ def build_corrupted(
     source: Literal["auto", "official", "generated"] = "auto",
     processes: int,
     say: Callable[[str], None],
+    inspection: Inspection | None = None,
 ) -> None:
     """Make those of the wanted versions, (kind, severity), that `open_corrupted` would have to make.
 
     The pixels do not depend on `processes`.  A version that another process is making is left to it, and waited for
-    once the others are done.  source, and what is raised: as for `open_corrupted`.
+    once the others are done.  inspection: has those that are there checked against their checksums, unless it has seen
+    them before; files of earlier versions have none.  source, and what is raised: as for `open_corrupted`.
     """
     versions = [_version(arrays, dataset, split, *each, data_root, cache_root, source) for each in wanted]
-    missing = [version for version in versions if _find(version) is None]
+    inspected = {v.path() for v in versions if inspection is not None and inspection.begins(v.path())}
+    missing = [version for version in versions if _find(version, whole=version.path() in inspected) is None]
     own = [(version.kind, version.severity) for version in missing if version.published is None]
     images = arrays.test_images if split == "test" else arrays.train_images
     seconds = generation_seconds(len(images), _shape(images), own)
@@ -144,7 +152,8 @@ def build_corrupted(
             for version in missing:
                 what = f"{version.kind}, severity {version.severity} ({done + 1} of {total})"
                 say(f"corrupted {split} images of {dataset}: {what}")
-                if _make(version, helpers, wait_for_others=wait_for_others):
+                whole = version.path() in inspected
+                if _make(version, helpers, wait_for_others=wait_for_others, whole=whole, inspection=inspection):
                     done += 1
                 else:
                     busy_elsewhere.append(version)
@@ -181,7 +190,7 @@ def open_corrupted(
 
 def cache_bytes(num_images: int, shape: tuple[int, int, int], count: int) -> int:
     """What `count` versions of num_images images of shape (C, H, W) take on disk, in bytes."""
-    return count * (_NPY_HEADER_BYTES + num_images * math.prod(shape))
+    return count * (_NPY_HEADER_BYTES + num_images * math.prod(shape) + SEAL_BYTES)
 
 
 def generation_seconds(
@@ -229,27 +238,31 @@ def _published(arrays: Arrays, dataset: str, split: Split, kind: str, severity: 
     return next((path for path in candidates if path.exists()), None)
 
 
-def _find(version: _Version) -> CorruptedSet | None:
-    """The version, if it can be had without work."""
+def _find(version: _Version, *, whole: bool = False) -> CorruptedSet | None:
+    """The version, if it can be had without work.  whole: look at every byte of our own file of it."""
     images, labels = version.clean()
     if version.published is None:
-        found = _open(version.path(), (len(images), *_shape(images)))
+        found = _open(version, (len(images), *_shape(images)), whole=whole)
         return None if found is None else CorruptedSet(found, labels, "generated")
     if version.published.suffix == ".npy":
         return _open_published(version, version.published)
     labels = np.array([file.label for file in _list_published(version, version.published)], dtype=np.int64)
-    found = _open(version.path(), (len(labels), *_shape(images)))
+    found = _open(version, (len(labels), *_shape(images)), whole=whole)
     return None if found is None else CorruptedSet(found, labels, "official")
 
 
-def _open(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8] | None:
-    """A file of the cache, or None if it is absent or not what it should be."""
+def _open(version: _Version, shape: tuple[int, ...], *, whole: bool) -> NDArray[np.uint8] | None:
+    """A version's file in the cache, or None if it is absent or not what it should be."""
+    path = version.path()
     try:
         array: NDArray[np.uint8] = np.load(path, mmap_mode="r")
-        whole = path.stat().st_size == _NPY_HEADER_BYTES + math.prod(shape)
-    except (OSError, ValueError, EOFError):
+        behind = path.stat().st_size - _NPY_HEADER_BYTES - math.prod(shape)
+        # Files of earlier versions have no seal.
+        broken = whole and behind == SEAL_BYTES and seal_is_broken(path, key=version.key())
+    except Exception:  # numpy's reader raises OSError, ValueError, EOFError, BadZipFile, ...
         return None
-    return array if whole and array.dtype == np.uint8 and array.shape == shape else None
+    fits = behind in (0, SEAL_BYTES) and array.dtype == np.uint8 and array.shape == shape
+    return array if fits and not broken else None
 
 
 def _open_published(version: _Version, path: Path) -> CorruptedSet:
@@ -298,12 +311,21 @@ def _list_published(version: _Version, folder: Path) -> list[ImageFile]:
     ]
 
 
-def _make(version: _Version, helpers: Sequence[Connection], *, wait_for_others: bool) -> bool:
+def _make(
+    version: _Version,
+    helpers: Sequence[Connection],
+    *,
+    wait_for_others: bool,
+    whole: bool = False,
+    inspection: Inspection | None = None,
+) -> bool:
     """Make a version unless it is there by now; False if another process is at it and need not be waited for."""
     path = version.path()
     path.parent.mkdir(parents=True, exist_ok=True)
     with locked(path.with_suffix(".lock"), wait=wait_for_others) as held:
-        if held and _find(version) is None:
+        if held and _find(version, whole=whole) is None:
+            if inspection is not None and path.exists():
+                inspection.say(f"the cached {path} is damaged: it is made anew")
             for partial in path.parent.glob(f"{path.name}.*.partial"):  # left by a process that was killed
                 partial.unlink()
             partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
@@ -315,6 +337,7 @@ def _make(version: _Version, helpers: Sequence[Connection], *, wait_for_others: 
                     _write_header(partial, (len(files), *_shape(version.clean()[0])))
                     with partial.open("ab") as file:
                         file.write(decode_images(version.published, files, image_size=version.clean()[0].shape[2]).data)
+                seal(partial, key=version.key())
                 _rename(partial, path)
             finally:
                 partial.unlink(missing_ok=True)

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.data.cache import Arrays, Decoded, open_or_build
+from bench.data.cache import Arrays, Decoded, Inspection, open_or_build
 from bench.data.errors import DataError
 from bench.data.image_folder import decode_images, list_images
 from bench.data.split import hold_out
@@ -72,13 +72,15 @@ def load(
     image_size: int | None = None,
     test_fraction: float | None = None,
     fingerprint: str | None = None,
+    inspection: Inspection | None = None,
 ) -> Arrays:
     """A data set as memory-mapped arrays; the first call decodes it into a cache below cache_root.
 
     data_root: a root of torchvision's data sets, or a folder with one such root for each data set, named after it.
-    What is not there is downloaded into it.  fingerprint: what `describe` gave when the trials were planned.  The
-    other arguments are those of `describe`.  Raises DataError if the data cannot be had, are not what `describe` says,
-    or have another fingerprint by now.
+    What is not there is downloaded into it.  fingerprint: what `describe` gave when the trials were planned.
+    inspection: has what is cached checked against its checksum, and built anew where it differs.  The other arguments
+    are those of `describe`.  Raises DataError if the data cannot be had, are not what `describe` says, or have another
+    fingerprint by now.
     """
     source = _source(name, root=root, image_size=image_size, test_fraction=test_fraction)
     if fingerprint is not None and source.facts.fingerprint != fingerprint:
@@ -91,7 +93,8 @@ def load(
         _check(f"{name} below {data_root}", decoded, source.facts)
         return decoded
 
-    return open_or_build(cache_root / f"{name}-v{CACHE_VERSION}{source.variant}", build)
+    folder = cache_root / f"{name}-v{CACHE_VERSION}{source.variant}"
+    return open_or_build(folder, build, inspection=inspection)
 
 
 def digits() -> Source:

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.data.cache import Arrays, locked
+from bench.data.cache import Arrays, Inspection, locked, seal, seal_is_broken
 
 # Raised when the same images would have other neighbours; older files are then not used.
 VERSION = 1
@@ -31,8 +31,6 @@ EXACT_PIXELS = 2**10
 
 SHORT_ROW_CHANCE = 1e-12
 """What `table_width` takes for never."""
-
-_CHECKSUM_BYTES = 32
 
 
 def nearest_neighbours(
@@ -77,6 +75,7 @@ def open_neighbours(
     chosen: NDArray[np.int64] | None = None,
     labels: NDArray[np.int64] | None = None,
     threads: int = 1,
+    inspection: Inspection | None = None,
 ) -> NDArray[np.int32]:
     """`nearest_neighbours` of a data set's training images, or of those chosen: memory-mapped and read-only.
 
@@ -85,7 +84,7 @@ def open_neighbours(
 
     The first call computes it, into a file below cache_root that is named after the data set, its digest, and a digest
     of k, chosen and labels; one process does the work and the others wait.  A file that is damaged, or that belongs
-    under another name, is made anew.  Raises ValueError as `nearest_neighbours` does.
+    under another name, is made anew, and `inspection` says so.  Raises ValueError as `nearest_neighbours` does.
     """
     wanted = hashlib.sha256(f"{k}\n".encode())
     for positions in (chosen, labels):
@@ -101,12 +100,12 @@ def open_neighbours(
     with locked(path.with_suffix(".lock")):
         cached = _open(path, key)  # another process may have made it while this one waited
         if cached is None:
+            if inspection is not None and path.exists():
+                inspection.say(f"the cached {path} is damaged: it is made anew")
             images = arrays.train_images if chosen is None else arrays.train_images[chosen]
             partial = path.with_suffix(".partial.npy")
             np.save(partial, nearest_neighbours(images, k=k, labels=labels, threads=threads))
-            checksum = _checksum(np.memmap(partial, dtype=np.uint8, mode="r"), key)
-            with partial.open("ab") as file:
-                file.write(checksum)
+            seal(partial, key=key)
             partial.rename(path)
             cached = _open(path, key)
     assert cached is not None, f"{path} is damaged as soon as written"
@@ -225,20 +224,12 @@ def _open(path: Path, key: bytes) -> NDArray[np.int32] | None:
     """The cached table, or None if it is absent or its bytes are not those that were written for this key.
 
     A page that never reached the disk reads as zeros, and 0 is a position like any other: only a checksum tells.  It
-    takes 40 ms for 60,000 x 250 and stands at the end of the file, where numpy does not look, so that both are renamed
-    as one.
+    takes 40 ms for 60,000 x 250.
     """
     try:
-        content = np.memmap(path, dtype=np.uint8, mode="r")
+        if seal_is_broken(path, key=key):
+            return None
     except (OSError, ValueError):
-        return None
-    if content[-_CHECKSUM_BYTES:].tobytes() != _checksum(content[:-_CHECKSUM_BYTES], key):
         return None
     table: NDArray[np.int32] = np.load(path, mmap_mode="r")
     return table
-
-
-def _checksum(content: NDArray[np.uint8], key: bytes) -> bytes:
-    digest = hashlib.sha256(key)
-    digest.update(content.data)
-    return digest.digest()

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.data.cache import Arrays, locked
+from bench.data.cache import SEAL_BYTES, Arrays, Inspection, locked, seal, seal_is_broken
 
 # Raised when the same data would give another estimate; older files are then not used.
 VERSION = 1
@@ -53,26 +53,32 @@ def class_posterior(images: NDArray[np.uint8], labels: NDArray[np.int64], *, num
     return posterior
 
 
-def open_posterior(arrays: Arrays, *, dataset: str, cache_root: Path) -> NDArray[np.float32]:
+def open_posterior(
+    arrays: Arrays, *, dataset: str, cache_root: Path, inspection: Inspection | None = None
+) -> NDArray[np.float32]:
     """`class_posterior` of a data set's training images: (n, K), memory-mapped and read-only.
 
     The first call estimates it, into a file below cache_root that is named after the data set and its digest; one
-    process does the work and the others wait.  A file that is damaged is made anew.
+    process does the work and the others wait.  A file that is damaged is made anew, and `inspection` says so.
     """
     path = cache_root / f"posterior-v{VERSION}" / f"{dataset}-{arrays.sha256[:16]}.npy"
     shape = (len(arrays.train_labels), len(arrays.class_names))
-    cached = _open(path, shape)
+    key = f"{VERSION} {arrays.sha256} {shape}".encode()
+    cached = _open(path, shape, key)
     if cached is not None:
         return cached
     path.parent.mkdir(parents=True, exist_ok=True)
     with locked(path.with_suffix(".lock")):
-        cached = _open(path, shape)  # another process may have made it while this one waited
+        cached = _open(path, shape, key)  # another process may have made it while this one waited
         if cached is None:
+            if inspection is not None and path.exists():
+                inspection.say(f"the cached {path} is damaged: it is made anew")
             labels = np.array(arrays.train_labels)
             partial = path.with_suffix(".partial.npy")
             np.save(partial, class_posterior(arrays.train_images, labels, num_classes=shape[1]))
+            seal(partial, key=key)
             partial.rename(path)
-            cached = _open(path, shape)
+            cached = _open(path, shape, key)
     assert cached is not None, f"{path} is damaged as soon as written"
     return cached
 
@@ -83,11 +89,18 @@ def posterior_sha256(posterior: NDArray[np.float32]) -> str:
     return hashlib.sha256(f"{values.shape}\n".encode() + values.tobytes()).hexdigest()
 
 
-def _open(path: Path, shape: tuple[int, int]) -> NDArray[np.float32] | None:
-    """The cached estimate, or None if it is absent or cannot be one of that shape."""
+def _open(path: Path, shape: tuple[int, int], key: bytes) -> NDArray[np.float32] | None:
+    """The cached estimate, or None if it is absent, cannot be one of that shape, or differs from its checksum.
+
+    Files of earlier versions have none, and end with the array.
+    """
     try:
-        posterior: NDArray[np.float32] = np.load(path, mmap_mode="r")
-    except (OSError, ValueError, EOFError):
+        posterior = np.load(path, mmap_mode="r")
+        assert isinstance(posterior, np.memmap)
+        behind = path.stat().st_size - posterior.offset - posterior.nbytes
+        if behind not in (0, SEAL_BYTES) or (behind and seal_is_broken(path, key=key)):
+            return None
+    except Exception:  # numpy's reader raises OSError, ValueError, EOFError, BadZipFile, ...
         return None
     fits = posterior.dtype == np.float32 and posterior.shape == shape
     return posterior if fits and np.all(np.abs(posterior.sum(axis=1) - 1) < 1e-3) else None

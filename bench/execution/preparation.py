@@ -10,13 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.data import datasets
+from bench.data.cache import Inspection
 from bench.data.corrupted import build_corrupted, open_corrupted
 from bench.data.datasets import Arrays, DataError
 from bench.data.human_labels import read_human_labels
 from bench.data.image_folder import list_images
 from bench.data.neighbours import open_neighbours, table_width
 from bench.data.posterior import open_posterior
-from bench.execution.task import DataPaths, Needs
+from bench.execution.task import DataPaths, Needs, Notice
 from bench.plan.config import DatasetConfig
 from bench.plan.evaluation import Corruptions, Ood
 from bench.plan.trial import Trial
@@ -24,28 +25,33 @@ from bench.training.data import Extras, given_labels, subset_positions
 
 
 def prepare_data(data: DataPaths, needs: Iterable[Needs], *, processes: int, say: Callable[[str], None]) -> str:
-    """Build whatever of `needs` is missing. Returns what is wrong with the first that cannot be had, else ""."""
+    """Build whatever of `needs` is missing, or damaged: once a run, every file of the cache that it needs is read.
+
+    Returns what is wrong with the first that cannot be had, else "".
+    """
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    inspection = Inspection(lambda text: say(Notice(text)))
     for need in needs:
         try:
             say(f"data set {need.trial.dataset.display_name}")
-            arrays = load_arrays(data, need.trial.dataset)
-            _build_corrupted(data, arrays, need, processes=processes, say=say)
+            arrays = load_arrays(data, need.trial.dataset, inspection=inspection)
+            _build_corrupted(data, arrays, need, processes=processes, say=say, inspection=inspection)
             if need.trial.label_noise.kind == "instance":
                 say(f"class probabilities of {need.trial.dataset.display_name}, for instance-dependent noise")
             if need.trial.method.neighbours is not None:
                 say(f"nearest neighbours in {need.trial.dataset.display_name}")
-            given_labels(need.trial, arrays, trial_extras(data, need.trial, arrays, threads=processes))
+            extras = trial_extras(data, need.trial, arrays, threads=processes, inspection=inspection)
+            given_labels(need.trial, arrays, extras)
             for evaluation in need.evaluations:
                 if isinstance(evaluation, Ood) and isinstance(evaluation.against, DatasetConfig):
                     say(f"data set {evaluation.against.display_name}")
-                    load_arrays(data, evaluation.against)
+                    load_arrays(data, evaluation.against, inspection=inspection)
         except (DataError, ValueError) as error:
             return str(error)
     return ""
 
 
-def load_arrays(data: DataPaths, dataset: DatasetConfig) -> Arrays:
+def load_arrays(data: DataPaths, dataset: DatasetConfig, *, inspection: Inspection | None = None) -> Arrays:
     """The data set's memory-mapped arrays; decoded into the cache if they are not there yet."""
     return datasets.load(
         dataset.name,
@@ -55,13 +61,16 @@ def load_arrays(data: DataPaths, dataset: DatasetConfig) -> Arrays:
         image_size=dataset.image_size,
         test_fraction=dataset.test_fraction,
         fingerprint=dataset.fingerprint,
+        inspection=inspection,
     )
 
 
-def trial_extras(data: DataPaths, trial: Trial, arrays: Arrays, *, threads: int = 1) -> Extras:
+def trial_extras(
+    data: DataPaths, trial: Trial, arrays: Arrays, *, threads: int = 1, inspection: Inspection | None = None
+) -> Extras:
     """What the trial needs besides its data set. Raises DataError where a file of the user will not do.
 
-    threads: for what is not in the cache yet; they do not change it.
+    threads: for what is not in the cache yet; they do not change it.  inspection: says what was damaged.
     """
     dataset, noise = trial.dataset, trial.label_noise
     corruption = dataset.train_corruption
@@ -91,14 +100,23 @@ def trial_extras(data: DataPaths, trial: Trial, arrays: Arrays, *, threads: int 
             folder_files=files,
         )
     if noise.kind == "instance":
-        posterior = open_posterior(arrays, dataset=dataset.name, cache_root=data.cache_root)
+        posterior = open_posterior(arrays, dataset=dataset.name, cache_root=data.cache_root, inspection=inspection)
     extras = Extras(corrupted_images=corrupted, given_labels=given, posterior=posterior)
     if trial.method.neighbours is None:
         return extras
-    return replace(extras, neighbours=_neighbours(data, trial, arrays, extras, threads=threads))
+    neighbours = _neighbours(data, trial, arrays, extras, threads=threads, inspection=inspection)
+    return replace(extras, neighbours=neighbours)
 
 
-def _neighbours(data: DataPaths, trial: Trial, arrays: Arrays, extras: Extras, *, threads: int) -> NDArray[np.int32]:
+def _neighbours(
+    data: DataPaths,
+    trial: Trial,
+    arrays: Arrays,
+    extras: Extras,
+    *,
+    threads: int,
+    inspection: Inspection | None,
+) -> NDArray[np.int32]:
     """The nearest neighbours of each image of the trial's subset, among them the ones that will validate.
 
     Of the images as the data set has them, uncorrupted and not augmented. One table serves every seed, unless the seed
@@ -115,11 +133,18 @@ def _neighbours(data: DataPaths, trial: Trial, arrays: Arrays, extras: Extras, *
         chosen=None if trial.dataset.train_size is None else chosen,
         labels=given_labels(trial, arrays, extras)[0][chosen] if wanted.within_class else None,
         threads=threads,
+        inspection=inspection,
     )
 
 
 def _build_corrupted(
-    data: DataPaths, arrays: Arrays, need: Needs, *, processes: int, say: Callable[[str], None]
+    data: DataPaths,
+    arrays: Arrays,
+    need: Needs,
+    *,
+    processes: int,
+    say: Callable[[str], None],
+    inspection: Inspection,
 ) -> None:
     name, corruption = need.trial.dataset.name, need.trial.dataset.train_corruption
     paths = {"data_root": data.data_root, "cache_root": data.cache_root}
@@ -133,6 +158,7 @@ def _build_corrupted(
             source="generated",
             processes=processes,
             say=say,
+            inspection=inspection,
             **paths,
         )
     for evaluation in need.evaluations:
@@ -145,5 +171,6 @@ def _build_corrupted(
                 source=evaluation.source,
                 processes=processes,
                 say=say,
+                inspection=inspection,
                 **paths,
             )

@@ -17,6 +17,12 @@ FAILED, NO_SPACE, BUSY, INTERRUPTED, OUT_OF_MEMORY = 1, 74, 75, 76, 77
 trial, it was asked to stop and wrote its checkpoint, the device's memory did not do beside its neighbours."""
 
 
+class Notice(str):
+    """Something to be shown at once and left standing, among what is said while data are prepared."""
+
+    __slots__ = ()
+
+
 @dataclass(frozen=True)
 class DataPaths:
     """Where data sets are, or are downloaded to, and where their decoded form is cached."""

@@ -267,7 +267,7 @@ def test_a_partial_file_left_by_another_does_not_matter(tmp_path: Path, monkeypa
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "_checksum", killed)
+        patch.setattr(module, "seal", killed)
         with pytest.raises(KeyboardInterrupt):
             open_(tmp_path)
     (partial,) = tmp_path.rglob("*.npy")

@@ -1,12 +1,15 @@
 """The data sets that torchvision knows, from the files that it downloads: found, checked and read whole.
 
 MNIST and its successors are read from their IDX files directly, gzipped or not, so that a read-only folder will do;
-CIFAR and SVHN through torchvision's classes.  Each reader raises DataError, naming the file, where one is missing or
+CIFAR and SVHN through torchvision's classes, CIFAR's files being pickles, which are opened only where their MD5 sums
+are those of the originals.  Each reader raises DataError, naming the file, where one is missing or
 damaged.
 """
 
 import http.client
 import socket
+import struct
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,6 +37,8 @@ def read_mnist_like(data_root: Path, *, name: str, torchvision_class: str, class
 
     files = [f"{torchvision_class}/raw/{file}" for file in IDX_FILES]
     root = _obtain(name, data_root, files, download)
+    for file in files:
+        _check_against_gz(root / file)
     train_images, train_labels, test_images, test_labels = (read_idx(_plain_or_gz(root / file)) for file in files)
     return Decoded(
         train_images[:, None],
@@ -96,6 +101,19 @@ def _obtain(name: str, data_root: Path, files: Sequence[str], download: Callable
 
 def _plain_or_gz(path: Path) -> Path:
     return path if path.exists() else path.with_name(path.name + ".gz")
+
+
+def _check_against_gz(path: Path) -> None:
+    """Raise DataError where an unpacked file is not what the packed one beside it holds: torchvision leaves both.
+
+    Nobody publishes checksums of the unpacked ones, and a packed one ends with that of its content.
+    """
+    packed = path.with_name(path.name + ".gz")
+    if not path.exists() or not packed.exists():
+        return
+    content = path.read_bytes()
+    if packed.read_bytes()[-8:] != struct.pack("<II", zlib.crc32(content), len(content) & 0xFFFFFFFF):
+        raise DataError(f"{path}: not what {packed.name} beside it holds; remove the one that is damaged")
 
 
 def _check_md5(root: Path, sums: dict[str, str]) -> None:

@@ -13,6 +13,9 @@ from torch import nn
 
 from bench.models.errors import ModelError
 
+FETCHING = ("checkpoint_path", "cache_dir")
+"""Arguments of timm.create_model that say where weights come from, beside those that begin with `pretrained`."""
+
 
 def architectures() -> list[str]:
     """Every timm architecture, without the tags (`.a1_in1k`) that only choose pretrained weights."""
@@ -25,7 +28,8 @@ def build(architecture: str, *, channels: int, num_classes: int, small_stem: boo
 
     small_stem: for ResNets on small images, keep the resolution up to the first stage, as He et al. 2016 do
     on CIFAR; see `shrink_stem`.  Transformers made for one image size need `img_size`.
-    Raises ModelError for an argument that the network does not take, or that is given (`pretrained`, `in_chans`).
+    Raises ModelError for an argument that the network does not take, that is given (`pretrained`, `in_chans`), or that
+    would have timm read weights from a file or from the network.
     """
     name = f"timm/{architecture}"
     ours = {"pretrained": False, "num_classes": num_classes, "in_chans": channels}
@@ -33,6 +37,8 @@ def build(architecture: str, *, channels: int, num_classes: int, small_stem: boo
         raise ModelError(
             f"{name}: {taken[0]!r} is given: no weights are pretrained, classes and channels are the data's"
         )
+    if fetching := [arg for arg in args if arg in FETCHING or arg.startswith("pretrained")]:
+        raise ModelError(f"{name}: {fetching[0]!r} is not for a suite: every network is trained from its beginning")
     try:
         model: nn.Module = timm.create_model(architecture, **ours, **args)
     except TypeError as error:

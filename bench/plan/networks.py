@@ -11,7 +11,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cache
 from importlib.metadata import version
 from importlib.resources import files
@@ -199,7 +199,23 @@ def _shipped() -> dict[str, Answer]:
 
 
 def _cached(cache_root: Path) -> dict[str, Answer]:
-    return read_json(_cache_file(cache_root)) or {}
+    """What earlier runs were told, without what no probe says: the file may be damaged, and then is asked for anew."""
+    try:
+        found = read_json(_cache_file(cache_root)) or {}
+    except RecursionError:  # lists in lists
+        found = {}
+    return {name: answer for name, answer in found.items() if _is_answer(answer)}
+
+
+def _is_answer(answer: Any) -> bool:
+    if not isinstance(answer, dict) or answer.keys() != {field.name for field in fields(Network)}:
+        return False
+    *numbers, layers = (answer[field.name] for field in fields(Network))
+    return (
+        all(type(number) is int and number >= 0 for number in numbers)
+        and isinstance(layers, list)
+        and all(isinstance(layer, str) for layer in layers)
+    )
 
 
 def _cache_file(cache_root: Path) -> Path:

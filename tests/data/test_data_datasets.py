@@ -164,6 +164,20 @@ def test_a_truncated_file_is_named(tmp_path: Path) -> None:
     assert not list((tmp_path / "cache").glob("*/meta.json"))
 
 
+def test_an_unpacked_file_is_checked_against_the_packed_one_beside_it(tmp_path: Path) -> None:
+    """One pixel of 47 million: size and header are as they should be."""
+    write_idx_set(tmp_path, "kmnist")
+    culprit = tmp_path / "KMNIST" / "raw" / "train-images-idx3-ubyte"
+    culprit.with_name(f"{culprit.name}.gz").write_bytes(gzip.compress(culprit.read_bytes(), compresslevel=1))
+    load("kmnist", data_root=tmp_path, cache_root=tmp_path / "cache")
+    with culprit.open("r+b") as file:
+        file.seek(12_345_678)
+        file.write(b"\x01")
+    with pytest.raises(DataError, match="not what train-images-idx3-ubyte.gz beside it holds") as caught:
+        load("kmnist", data_root=tmp_path, cache_root=tmp_path / "other")
+    assert str(culprit) in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("name", "files"),
     [

@@ -113,3 +113,46 @@ def test_a_torn_cache_is_asked_for_again(
     cache.write_text(cache.read_text()[:20])
     check_networks(load(GOOD), cache_root=tmp_path)
     assert len(probe.asked) == 4
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        5,
+        None,
+        {"params": "many"},
+        {"params": 1, "tensors": 1, "forward_flops": 1, "layers": "0"},
+        {"params": -1, "tensors": 1, "forward_flops": 1, "layers": []},
+        {"params": 1, "tensors": 1, "forward_flops": 1, "layers": [3]},
+        {"params": 1, "tensors": 1, "forward_flops": True, "layers": []},
+        {"params": 1, "tensors": 1, "forward_flops": 1, "layers": [], "more": 1},
+    ],
+)
+def test_what_no_probe_says_is_asked_for_anew(
+    load: Callable[..., Suite], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: Any
+) -> None:
+    right = {"params": 7, "tensors": 2, "forward_flops": 14, "layers": ["0"]}
+    suite = load(GOOD)
+    monkeypatch.setattr(subprocess, "run", Probe(right, right))
+    before = check_networks(suite, cache_root=tmp_path)
+    (path,) = tmp_path.glob("*.json")
+    kept = path.read_bytes()
+    path.write_text(json.dumps(dict.fromkeys(json.loads(kept), answer)))
+    assert len(known_networks(suite, cache_root=tmp_path).by_name) == 1, "only mlp's, which is shipped"
+    assert check_networks(suite, cache_root=tmp_path) == before
+    assert path.read_bytes() == kept
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[1, 2]", b"\xff\x00", b"[" * 100_000])
+def test_a_torn_file_of_networks_is_written_anew(
+    load: Callable[..., Suite], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes
+) -> None:
+    right = {"params": 7, "tensors": 2, "forward_flops": 14, "layers": ["0"]}
+    suite = load(GOOD)
+    monkeypatch.setattr(subprocess, "run", Probe(right, right))
+    before = check_networks(suite, cache_root=tmp_path)
+    (path,) = tmp_path.glob("*.json")
+    kept = path.read_bytes()
+    path.write_bytes(content)
+    assert check_networks(suite, cache_root=tmp_path) == before
+    assert path.read_bytes() == kept

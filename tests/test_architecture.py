@@ -11,13 +11,21 @@ ROOT = Path(__file__).parents[1]
 
 ALLOWED = {
     "bench.errors": set(),
+    "bench.text": set(),
     "bench.data": {"bench.errors"},
     "bench.mixing": set(),
     "bench.models": set(),
     "bench.evaluation": set(),
     "bench.results.store": {"bench.errors"},
-    "bench.plan": {"bench.errors", "bench.data", "bench.mixing", "bench.models", "bench.results.store"},
-    "bench.results": {"bench.errors", "bench.plan", "bench.results.store"},
+    "bench.plan": {
+        "bench.errors",
+        "bench.text",
+        "bench.data",
+        "bench.mixing",
+        "bench.models",
+        "bench.results.store",
+    },
+    "bench.results": {"bench.errors", "bench.text", "bench.plan", "bench.results.store"},
     "bench.training": {
         "bench.errors",
         "bench.data",
@@ -35,7 +43,7 @@ ALLOWED = {
         "bench.training",
         "bench.results.store",
     },
-    "reports": {"bench.plan", "bench.results.store"},
+    "reports": {"bench.text", "bench.plan", "bench.results.store"},
 }
 """What each room may import; bench/*.py, the command line and what it prints, may import everything."""
 

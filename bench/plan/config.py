@@ -16,6 +16,7 @@ from pydantic_core import InitErrorDetails
 from bench.data.corruptions import EXTRA, STANDARD
 from bench.data.datasets import DATASETS
 from bench.models import MODELS, model_args
+from bench.text import one_line
 
 NoiseKind = Literal["none", "uniform", "symmetric", "pair_flip", "asymmetric", "matrix", "instance", "human"]
 RateNoise = ("uniform", "symmetric", "pair_flip", "asymmetric", "instance")
@@ -98,7 +99,7 @@ class DatasetConfig(Section):
     @property
     def display_name(self) -> str:
         """The name in tables and figures: an image folder goes by its folder's name."""
-        name = self.root.name if self.root else self.name
+        name = one_line(self.root.name) if self.root else self.name
         return f"{name} + {self.train_corruption.display_name}" if self.train_corruption else name
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import datetime
 import io
+import os
+import stat
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,14 +14,23 @@ from typing import Any
 from pydantic import ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
+from ruamel.yaml.composer import Composer, ComposerError
+from ruamel.yaml.constructor import ConstructorError, RoundTripConstructor
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.scalarbool import ScalarBoolean
 
 from bench.errors import UserError
 from bench.plan.config import SECTIONS, nearest
+from bench.text import unseen
 
 KeyPath = tuple[str | int, ...]
 """Where a value stands: ("methods", 1, "alpha")."""
+
+MAX_BYTES = 1_000_000
+MAX_DEPTH = 40
+MAX_VALUES = 50_000
+"""Of a file with every alias written out: ten levels of ten aliases each would be ten billion."""
+MAX_INTEGER = 2**63 - 1
 
 EXPECTED = {
     "int_type": "a whole number",
@@ -34,6 +45,9 @@ EXPECTED = {
     "model_type": "a mapping",
 }
 """What pydantic wants, by its name for the error, in the words of YAML; the one pattern is that of a suite's name."""
+
+
+_TOO_MANY = f"more than {MAX_VALUES:,} values, too many for a suite"
 
 
 class SuiteError(UserError):
@@ -66,9 +80,12 @@ class Document:
 
 
 def read(path: Path) -> Document:
-    """Parse a YAML 1.2 file whose top is a mapping (`5e-4` is a number, `no` is a word, keys are unique)."""
+    """Parse a YAML 1.2 file whose top is a mapping (`5e-4` is a number, `no` is a word, keys are unique).
+
+    Raises SuiteError for what is no such file, or larger or deeper than a suite can be: see the limits above.
+    """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = _read_bytes(path).decode("utf-8-sig")
     except OSError as error:
         raise SuiteError(f"{path}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
@@ -145,6 +162,8 @@ def complaint(
         return path, "is missing"
     if kind == "value_error":
         return path, first["msg"].removeprefix("Value error, ")
+    if kind == "string_too_long":
+        return path, f"is longer than {first['ctx']['max_length']} characters"
     if kind in ("too_short", "string_too_short"):
         return path, "is empty"
     expected = EXPECTED.get(kind, first["msg"].removeprefix("Input should be "))
@@ -167,9 +186,49 @@ def shown(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:76]} ..."
 
 
+def _read_bytes(path: Path) -> bytes:
+    """The whole file.  Raises SuiteError unless it is a regular one of reasonable size: a pipe may never end."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # without the flag, opening a pipe waits for a writer
+    with open(descriptor, "rb") as file:  # noqa: PTH123  a descriptor, no path
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise SuiteError(f"{path}: cannot be read: it is a folder, a pipe or a device, not a file")
+        content = file.read(MAX_BYTES + 1)
+    if len(content) > MAX_BYTES:
+        raise SuiteError(f"{path}: has more than {MAX_BYTES:,} bytes, too many for a suite")
+    return content
+
+
+class _Composer(Composer):
+    """Stops where a text is too deep or too long, before anything is built of it."""
+
+    nested = values = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        self.values += 1
+        self.nested += 1
+        if self.nested > MAX_DEPTH or self.values > MAX_VALUES:
+            problem = f"nested more than {MAX_DEPTH} deep" if self.nested > MAX_DEPTH else _TOO_MANY
+            raise ComposerError(None, None, problem, self.parser.peek_event().start_mark)
+        node = super().compose_node(parent, index)
+        self.nested -= 1
+        return node
+
+
+class _Constructor(RoundTripConstructor):
+    """Says where a number stands that Python cannot make: `!!int x`, or one of 5,000 digits."""
+
+    def construct_object(self, node: Any, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, IndexError, OverflowError):
+            raise ConstructorError(None, None, f"{shown(node.value)} is no number", node.start_mark) from None
+
+
 def _parse(text: str, place: Callable[[int], str]) -> Any:
+    yaml = YAML(typ="rt", pure=True)
+    yaml.Composer, yaml.Constructor = _Composer, _Constructor
     try:
-        return YAML(typ="rt", pure=True).load(io.StringIO(text))
+        return yaml.load(io.StringIO(text))
     except MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         problem = " ".join(filter(None, [error.context, error.problem]))
@@ -184,10 +243,20 @@ def _plain(node: Any, path: KeyPath, lines: dict[KeyPath, int], place: Callable[
 
     Anchors, aliases and merge keys work; a key that was merged in stands where its mapping stands.
     """
+
+    def error(message: str) -> SuiteError:
+        return SuiteError(f"{place(lines.get(path, 1))}: {dotted(path)}: {message}")
+
+    if len(lines) > MAX_VALUES:
+        raise error(f"{_TOO_MANY}; an alias counts as often as it is used")
+    if len(path) > MAX_DEPTH:
+        raise error(f"nested more than {MAX_DEPTH} deep")
     tagged = bool(getattr(getattr(node, "tag", None), "value", None))
     if type(node) is CommentedMap and not tagged:
         mapping = {}
         for key in node:
+            if found := unseen(str(key)):
+                raise error(f"a key of it holds a control character, {found}")
             here = (*path, str(key))
             lines[here] = node.lc.data[key][0] + 1 if key in node.lc.data else lines.get(path, 1)
             mapping[str(key)] = _plain(node[key], here, lines, place)
@@ -200,9 +269,13 @@ def _plain(node: Any, path: KeyPath, lines: dict[KeyPath, int], place: Callable[
         return bool(node)
     if isinstance(node, bool) or node is None:
         return node
+    if isinstance(node, int) and abs(node) > MAX_INTEGER:
+        raise error(f"is out of range: whole numbers go up to {MAX_INTEGER:,}")
+    if isinstance(node, str) and (found := unseen(node)):
+        raise error(f"holds a control character, {found}")
     for kind in (int, float, str):
         if isinstance(node, kind):
             return kind(node)
     if isinstance(node, datetime.date):  # a year in `source`, say
         return str(node)
-    raise SuiteError(f"{place(lines.get(path, 1))}: {dotted(path)}: YAML tags (!...) mean nothing in a suite")
+    raise error("YAML tags (!...) mean nothing in a suite")

@@ -48,7 +48,9 @@ class SuiteFile(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", description="lower case, digits, - and _")
+    name: str = Field(  # it names a folder of the report and an experiment of MLflow
+        pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=100, description="lower case, digits, - and _"
+    )
     version: int = Field(default=1, ge=1, description="raised when the suite's numbers would change meaning")
     question: str = Field(min_length=1, description="the one question that the report answers")
     source: str = Field(default="", description="the paper, table or figure that it follows")

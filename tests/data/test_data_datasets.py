@@ -173,7 +173,7 @@ def test_an_unpacked_file_is_checked_against_the_packed_one_beside_it(tmp_path: 
     with culprit.open("r+b") as file:
         file.seek(12_345_678)
         file.write(b"\x01")
-    with pytest.raises(DataError, match="not what train-images-idx3-ubyte.gz beside it holds") as caught:
+    with pytest.raises(DataError, match=r"not what train-images-idx3-ubyte\.gz beside it holds") as caught:
         load("kmnist", data_root=tmp_path, cache_root=tmp_path / "other")
     assert str(culprit) in str(caught.value)
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bench.errors import UserError
+from bench.text import printable
 
 if TYPE_CHECKING:
     from bench.execution.supervisor import RunState
@@ -46,8 +47,13 @@ class Cli(click.Group):
         try:
             return super().invoke(ctx)
         except UserError as error:
-            click.echo(f"error: {error}", err=True)
+            _echo(f"error: {error}", err=True)
             ctx.exit(EXIT_USAGE)
+
+
+def _echo(text: str, *, err: bool = False) -> None:
+    """Print text that names of folders and errors of libraries are part of: no character of it commands a terminal."""
+    click.echo(printable(text), err=err)
 
 
 @click.group(cls=Cli, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -150,7 +156,7 @@ def list_suites(results: Path) -> None:
         except UserError as error:
             broken.append(str(error))
             continue
-        click.echo(f"{path.relative_to(SUITES).with_suffix('')}\n  {plan.suite.question}\n  {found.headline}")
+        _echo(f"{path.relative_to(SUITES).with_suffix('')}\n  {plan.suite.question}\n  {found.headline}")
     if broken:
         raise UserError("\n       ".join(broken))
 
@@ -177,7 +183,7 @@ def plan(
     plan = _shard(plan, shard)
     found = _survey(plan, store, devices=devices, jobs=jobs, per_device=slots_per_gpu)
     for line in plan_lines(found, show_trials=show_trials):
-        click.echo(line)
+        _echo(line)
 
 
 @main.command()
@@ -231,11 +237,12 @@ def run(
 
     plan, store = _plan(suite, overrides, results)
     part = _shard(plan, shard)
+    _check_writable(store.root)
     found = _survey(part, store, devices=devices, jobs=jobs, per_device=slots_per_gpu)
-    click.echo(f"{plan.suite.name}: {plan.suite.question}")
+    _echo(f"{plan.suite.name}: {plan.suite.question}")
     if jobs is None and _measured_first(found, store, data_root):
         found = _survey(part, store, devices=devices, jobs=jobs, per_device=slots_per_gpu)
-    click.echo(found.headline)
+    _echo(found.headline)
     settings = supervisor.Settings(
         data=_data_paths(store, data_root),
         policy=CheckpointPolicy(checkpoint_seconds, checkpoint_epochs),
@@ -249,13 +256,13 @@ def run(
         with closing(LocalEngine(found.places)) as engine, watch(Console(), arms=plan.arms) as watcher:
             state = supervisor.run(part, store, engine, settings, watcher)
         for line in _outcome_lines(state, store):
-            click.echo(line)
+            _echo(line)
         if state.stop in (None, supervisor.Stop.BUDGET):
             rendered = None if no_report or part.shard else _render(plan, store, None)
             if part.shard and state.stop is None:
-                click.echo(f"shard {part.shard} has ended; once all have, and are in one results folder: bench report")
+                _echo(f"shard {part.shard} has ended; once all have, and are in one results folder: bench report")
             if rendered:
-                click.echo(f"\n{rendered.table_text}\n\nreport  {rendered.html.absolute()}")
+                _echo(f"\n{rendered.table_text}\n\nreport  {rendered.html.absolute()}")
             finish(rendered)
     if state.stop is supervisor.Stop.INTERRUPTED:
         sys.exit(EXIT_INTERRUPTED)
@@ -279,9 +286,9 @@ def tune(suite: str, overrides: tuple[str, ...], results: Path, data_root: Path 
     plan, store = _plan(suite, overrides, results)
     for measured in _measurements(plan, store, data_root, seconds=seconds):
         remember(store.cache, measured)
-        click.echo("\n".join(table_lines(measured)) + "\n")
+        _echo("\n".join(table_lines(measured)) + "\n")
     at_once = remembered_slots(store.cache, plan)
-    click.echo(f"{at_once} at once, if --jobs does not say otherwise: kept in {store.cache / 'slots.json'}")
+    _echo(f"{at_once} at once, if --jobs does not say otherwise: kept in {store.cache / 'slots.json'}")
 
 
 @main.command()
@@ -301,7 +308,7 @@ def status(suite: str, overrides: tuple[str, ...], results: Path, shard: str | N
         and (failure := store.trial(planned.trial_id).last_failure()) is not None
     ]
     for line in status_lines(found, failures):
-        click.echo(line)
+        _echo(line)
 
 
 @main.command()
@@ -318,11 +325,11 @@ def trial(trial_id: str, results: Path, data_root: Path | None, rerun: bool, dev
     store = Store(results.absolute())
     folder = store.trial(store.find(trial_id).trial_id)
     for line in trial_lines(folder):
-        click.echo(line)
+        _echo(line)
     if rerun:
         from bench.execution.rerun import rerun_trial
 
-        differences = rerun_trial(folder, _data_paths(store, data_root), device=device, say=click.echo)
+        differences = rerun_trial(folder, _data_paths(store, data_root), device=device, say=_echo)
         if differences:
             sys.exit(EXIT_FAILED)
 
@@ -332,7 +339,7 @@ def schema() -> None:
     """Print the JSON Schema of a suite file, for editors."""
     from bench.plan.schema import suite_schema
 
-    click.echo(json.dumps(suite_schema(), indent=2))
+    _echo(json.dumps(suite_schema(), indent=2))
 
 
 @main.command()
@@ -353,21 +360,21 @@ def report(suite: str, overrides: tuple[str, ...], results: Path, out: Path | No
     if watch:
         from bench.watching import watch_report
 
-        click.echo(f"watching; Ctrl-C ends it, and not the run\n{_report_folder(plan, out).absolute() / 'report.html'}")
+        _echo(f"watching; Ctrl-C ends it, and not the run\n{_report_folder(plan, out).absolute() / 'report.html'}")
         try:
             rendered = watch_report(
                 plan,
                 store,
                 lambda refresh: _render(plan, store, out, refresh_seconds=refresh),
                 every=every,
-                say=click.echo,
+                say=_echo,
             )
         except KeyboardInterrupt:
             _render(plan, store, out)  # a page that stands still, now that nobody makes a new one
             sys.exit(EXIT_INTERRUPTED)
     else:
         rendered = _render(plan, store, out)
-    click.echo(f"{rendered.table_text}\n\n{rendered.html.absolute()}")
+    _echo(f"{rendered.table_text}\n\n{rendered.html.absolute()}")
 
 
 @main.command()
@@ -385,7 +392,7 @@ def publish(suite: str, overrides: tuple[str, ...], results: Path) -> None:
             outcome = publisher.publish_report(_files(rendered), verdicts=rendered.verdicts)
         if outcome.is_behind or outcome.error:
             raise UserError(f"MLflow at {uri}: {outcome.error}")
-        click.echo(f"published to {uri}\n{_mlflow_address(publisher)}")
+        _echo(f"published to {uri}\n{_mlflow_address(publisher)}")
 
 
 @main.command()
@@ -402,7 +409,7 @@ def merge(sources: tuple[Path, ...], results: Path, dry_run: bool) -> None:
 
     merged = merge(sources, results.absolute(), dry_run=dry_run)
     for line in merged_lines(merged, results.absolute(), dry_run=dry_run):
-        click.echo(line)
+        _echo(line)
     if not merged.is_whole:
         sys.exit(EXIT_FAILED)
 
@@ -421,7 +428,7 @@ def ui(results: Path, host: str, port: int) -> None:
         server = server_command(default_tracking_uri(Store(results.absolute())), host=host, port=port)
     except OSError as error:
         raise UserError(str(error)) from None
-    click.echo(f"MLflow at {server.url} (Ctrl-C ends it)")
+    _echo(f"MLflow at {server.url} (Ctrl-C ends it)")
     os.execvpe(server.command[0], server.command, server.env)
 
 
@@ -438,7 +445,8 @@ def doctor(results: Path, data_root: Path | None) -> None:
     for finding in examine(store, _data_paths(store, data_root).data_root):
         bad += not finding.good
         mark = click.style("✓", fg="green") if finding.good else click.style("✗", fg="red")
-        click.echo(f"{mark} {finding.text}" + ("" if finding.good else f"\n    {finding.remedy}"))
+        text = finding.text if finding.good else f"{finding.text}\n    {finding.remedy}"
+        click.echo(f"{mark} {printable(text)}")  # the mark's colour is a control character that we mean
     if bad:
         sys.exit(EXIT_FAILED)
 
@@ -451,6 +459,7 @@ def _plan(suite: str, overrides: tuple[str, ...], results: Path) -> tuple[Plan, 
 
     overrides = (*overrides, *click.get_current_context().meta.get(SHORT, ()))
     path = _suite_path(suite)
+    _check_results(results)
     plan = make_plan(load_suite(path, overrides=overrides))
     if overrides:
         try:
@@ -467,9 +476,33 @@ def _shard(plan: Plan, text: str | None) -> Plan:
 
     part = plan if text is None else take_shard(plan, text)
     if not part.trials:
-        click.echo(f"{plan.suite.name}: shard {part.shard} is empty: there are more shards than there is to share out")
+        _echo(f"{plan.suite.name}: shard {part.shard} is empty: there are more shards than there is to share out")
         click.get_current_context().exit()
     return part
+
+
+def _check_results(results: Path) -> None:
+    """Raise UserError where the results folder is a file, or cannot be made."""
+    try:
+        there = next(folder for folder in (results.absolute(), *results.absolute().parents) if folder.exists())
+    except OSError as error:
+        raise UserError(f"results folder {results}: {error.strerror}") from None
+    if not there.is_dir() or not os.access(there, os.R_OK | os.X_OK):
+        what = "may not be read" if there.is_dir() else "is a file, not a folder"
+        raise UserError(f"results folder {results}: {there} {what}; choose another with --results or BENCH_RESULTS")
+
+
+def _check_writable(root: Path) -> None:
+    """Raise UserError where nothing can be written into the results folder, which is made if it is not there."""
+    import tempfile
+
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=root):
+            pass
+    except OSError as error:
+        message = f"results folder {root}: nothing can be written there ({error.strerror})"
+        raise UserError(f"{message}; choose another with --results or BENCH_RESULTS") from None
 
 
 def _suite_path(suite: str) -> Path:
@@ -477,8 +510,11 @@ def _suite_path(suite: str) -> Path:
     from bench.plan.config import nearest
 
     path = Path(suite)
-    if path.suffix in (".yaml", ".yml") or path.is_file():
-        return path
+    try:
+        if path.suffix in (".yaml", ".yml") or path.is_file():
+            return path
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
     named = SUITES / f"{suite}.yaml"
     if not named.is_file():
         names = [str(p.relative_to(SUITES).with_suffix("")) for p in sorted(SUITES.rglob("*.yaml"))]
@@ -514,7 +550,7 @@ def _measurements(plan: Plan, store: Store, data_root: Path | None, *, seconds: 
     for load in chosen:
         yield measure(load, _data_paths(store, data_root), scratch=store.cache, seconds=each)
     if left_out := len(loads) - len(chosen):
-        click.echo(f"{left_out} more not measured in {seconds:g} s: more --seconds")
+        _echo(f"{left_out} more not measured in {seconds:g} s: more --seconds")
 
 
 def _measured_first(found: Survey, store: Store, data_root: Path | None) -> bool:
@@ -525,12 +561,12 @@ def _measured_first(found: Survey, store: Store, data_root: Path | None) -> bool
         return False
     if remembered_slots(store.cache, found.plan) is not None:
         return False
-    click.echo(f"measuring how many trials at once are fastest, {TUNE_SECONDS:.0f} s or a little more (or give --jobs)")
+    _echo(f"measuring how many trials at once are fastest, {TUNE_SECONDS:.0f} s or a little more (or give --jobs)")
     try:
         for measured in _measurements(found.plan, store, data_root, seconds=TUNE_SECONDS):
             remember(store.cache, measured)
     except TuneError as error:
-        click.echo(f"not measured: {error}")
+        _echo(f"not measured: {error}")
     except KeyboardInterrupt:
         sys.exit(EXIT_INTERRUPTED)
     return True
@@ -602,11 +638,11 @@ def _publishing(plan: Plan, store: Store, *, enabled: bool) -> Iterator[Callable
         if not outcome.is_behind:
             outcome = publisher.prepare()  # there is a page to link to, if an empty one
         for note in outcome.notes:
-            click.echo(f"MLflow  {note}")
+            _echo(f"MLflow  {note}")
         if outcome.is_behind or outcome.error:
-            click.echo(f"MLflow  {uri} is behind by {behind} ({outcome.error}); `bench publish` catches up")
+            _echo(f"MLflow  {uri} is behind by {behind} ({outcome.error}); `bench publish` catches up")
         else:
-            click.echo(f"MLflow  {_mlflow_address(publisher)}")
+            _echo(f"MLflow  {_mlflow_address(publisher)}")
 
     thread.start()
     try:

@@ -15,6 +15,7 @@ from rich.text import Text
 from bench.execution.supervisor import Attempt, RunState
 from bench.execution.task import Notice
 from bench.plan.cost import duration
+from bench.text import one_line, printable
 
 PLAIN_SECONDS = 10.0
 QUIET_SECONDS = 120.0
@@ -39,7 +40,7 @@ class LivePanel:
     def update(self, state: RunState) -> None:
         if isinstance(state.preparing, Notice) and state.preparing is not self._noticed:
             self._noticed = state.preparing
-            self._live.console.print(self._noticed, style="yellow", markup=False, highlight=False, soft_wrap=True)
+            self._live.console.print(Text(printable(self._noticed), style="yellow"), soft_wrap=True)
         self._live.update(self._panel(state), refresh=True)
 
     def _panel(self, state: RunState) -> Group:
@@ -47,11 +48,11 @@ class LivePanel:
         bar.add_row(ProgressBar(total=max(1, state.planned), completed=state.done, width=40), _counts(state))
         running = Table.grid(padding=(0, 2))
         for attempt in state.running[:16]:
-            running.add_row(*_attempt_fields(attempt))
+            running.add_row(*map(_plain, _attempt_fields(attempt)))
         errors = Table.grid(padding=(0, 2))
         shown, others = _leaders(state, self._arms, most=PANEL_ARMS)
         for arm, error in shown:
-            errors.add_row(arm, f"{100 * error:.2f} %", f"({len(state.errors[arm])} trials)")
+            errors.add_row(_plain(arm), f"{100 * error:.2f} %", f"({len(state.errors[arm])} trials)")
         if others:
             errors.add_row(f"and {others} more")
         parts: list[Table | Text] = [bar]
@@ -60,9 +61,9 @@ class LivePanel:
         if state.errors:
             parts += [Text("mean test error of the finished trials", style="bold"), errors]
         if state.preparing:
-            parts.append(Text(f"preparing {state.preparing}"))
+            parts.append(_plain(f"preparing {state.preparing}"))
         if state.latest:
-            parts.append(Text(state.latest, style="yellow"))
+            parts.append(Text(printable(state.latest), style="yellow"))
         return Group(*parts)
 
 
@@ -102,12 +103,17 @@ class PlainLines:
             self._print(f"{_counts(state)}" + (f" | {', '.join(errors)}" if errors else ""))
 
     def _print(self, line: str) -> None:
-        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+        self._console.print(Text(printable(line)), soft_wrap=True)
 
 
 def watch(console: Console, *, arms: tuple[str, ...]) -> LivePanel | PlainLines:
     """The watcher that suits the console."""
     return LivePanel(console, arms=arms) if console.is_terminal else PlainLines(console, arms=arms)
+
+
+def _plain(text: str) -> Text:
+    """One line as it is: brackets are no markup, and no character of it commands the terminal."""
+    return Text(one_line(text))
 
 
 def _leaders(state: RunState, arms: tuple[str, ...], *, most: int) -> tuple[list[tuple[str, float]], int]:

@@ -6,6 +6,8 @@ import math
 import re
 from collections.abc import Sequence
 
+import pandas as pd
+
 from bench.plan.power import SIGNIFICANCE_LEVEL
 
 NOTHING = "-"
@@ -75,6 +77,20 @@ def roughly(n: int, noun: str) -> str:
         return f"about {count(n, noun)}"
     unit = 10 ** math.floor(math.log10(n))
     return f"some {count(round(n / unit) * unit, noun)}"
+
+
+def csv_bytes(frame: pd.DataFrame) -> bytes:
+    """A table as CSV.  Text that a spreadsheet would take for a formula, such as =1+1, gets an apostrophe in front.
+
+    Only names that users give can begin so (of a folder of images, say); numbers stay as they are.
+    """
+    texts = frame.select_dtypes(exclude=["number", "bool"])
+    safe = frame.assign(**{str(column): texts[column].map(_no_formula) for column in texts})
+    return safe.to_csv(index=False).encode(errors="backslashreplace")
+
+
+def _no_formula(value: object) -> object:
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
 
 
 def typographic(text: str) -> str:

@@ -7,8 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import jinja2
 import pandas as pd
+from markupsafe import Markup
 
 from bench.plan.trial import NUMERICS_VERSION
+from bench.text import printable
 from reports import chosen_tables, tables, wording
 from reports.chosen import chosen_on_validation
 from reports.figures import Drawing
@@ -45,6 +47,7 @@ def page(
         loader=jinja2.PackageLoader("reports"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
+        finalize=_seen,
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -78,6 +81,11 @@ def page(
         time_table=tables.time_table(results),
         provenance=_provenance(results),
     )
+
+
+def _seen(value: object) -> object:
+    """What the template inserts, without characters that act instead of being seen."""
+    return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _verdicts(results: Results, comparisons: Sequence[Comparison]) -> dict[str, list[tuple[str, str]]]:

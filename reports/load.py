@@ -12,6 +12,7 @@ import pandas as pd
 
 from bench.plan.sequential import metric_values, wanted
 from bench.results.store import Json, Store, TrialFolder, read_json
+from bench.text import one_line
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -216,7 +217,7 @@ def _label_noise(planned: PlannedTrial, folder: TrialFolder) -> LabelNoise | Non
     if record is None:
         return None
     matrix = np.asarray(record["matrix"], dtype=np.float64)
-    names = tuple(map(str, record["class_names"]))
+    names = tuple(one_line(str(name)) for name in record["class_names"])
     rates = (record["nominal_rate"], record["realised_rate"])
     return LabelNoise(planned.cell, planned.trial.seed, record["kind"], *rates, matrix, names)
 

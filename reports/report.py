@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from bench.results.store import Store, write_atomically
 from reports import figures, html, tables, wording
 from reports.chosen import chosen_frame, chosen_on_validation
+from reports.formats import csv_bytes
 from reports.load import Results, load
 from reports.measures import measure
 from reports.secondary import secondary_comparisons, secondary_frame
@@ -55,9 +56,9 @@ def render(plan: Plan, store: Store, out_dir: Path, *, refresh_seconds: int | No
 
     _write_figures(out_dir / "figures", drawings, pictures)
     frame = tables.comparison_frame(results, comparisons, metric=metric)
-    write_atomically(out_dir / "comparison.csv", frame.to_csv(index=False).encode())
-    write_atomically(out_dir / "comparison.md", tables.markdown(table).encode())
-    write_atomically(out_dir / "trials.csv", results.trials.to_csv(index=False).encode())
+    write_atomically(out_dir / "comparison.csv", csv_bytes(frame))
+    write_atomically(out_dir / "comparison.md", tables.markdown(table).encode(errors="backslashreplace"))
+    write_atomically(out_dir / "trials.csv", csv_bytes(results.trials))
     secondary = secondary_comparisons(results)
     further = {
         "secondary.csv": secondary_frame(results, secondary),
@@ -68,7 +69,7 @@ def render(plan: Plan, store: Store, out_dir: Path, *, refresh_seconds: int | No
         if content.empty:
             (out_dir / name).unlink(missing_ok=True)
         else:
-            write_atomically(out_dir / name, content.to_csv(index=False).encode())
+            write_atomically(out_dir / name, csv_bytes(content))
     page = html.page(
         results,
         comparisons,
@@ -78,7 +79,7 @@ def render(plan: Plan, store: Store, out_dir: Path, *, refresh_seconds: int | No
         pictures=pictures,
         refresh_seconds=refresh_seconds,
     )
-    write_atomically(out_dir / "report.html", page.encode())
+    write_atomically(out_dir / "report.html", page.encode(errors="backslashreplace"))
     return Report(
         html=out_dir / "report.html",
         summary=wording.summary(comparisons, baseline=plan.baseline, rule=plan.suite.stopping),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from bench.text import markdown_text
 from reports import wording
 from reports.formats import NOTHING, count, duration, number, p_value, percent
 from reports.load import FINISHED, Results
@@ -258,7 +259,7 @@ def markdown(table: Table) -> str:
     lines = [_markdown_row(header), _markdown_row(["---"] * len(header))]
     for heading, rows in table.groups:
         lines += [_markdown_row((heading, *row) if grouped else row) for row in rows]
-    return "\n".join([*lines, *(f"\n{note}" for note in table.notes)]) + "\n"
+    return "\n".join([*lines, *(f"\n{markdown_text(note)}" for note in table.notes)]) + "\n"
 
 
 def plain_text(table: Table, *, without: Collection[str] = ()) -> str:
@@ -368,4 +369,4 @@ def _frozen(groups: dict[str, list[tuple[str, ...]]]) -> tuple[tuple[str, tuple[
 
 
 def _markdown_row(texts: Sequence[str]) -> str:
-    return "| " + " | ".join(text.replace("|", "\\|") for text in texts) + " |"
+    return "| " + " | ".join(map(markdown_text, texts)) + " |"

@@ -39,6 +39,7 @@ RC: dict[Any, Any] = {
     "legend.fontsize": 7.5,
     "legend.frameon": False,
     "legend.handlelength": 1.8,
+    "text.parse_math": False,  # a $ in the name of a folder is no formula, least of all a wrong one
     "text.color": INK,
     "axes.labelcolor": INK,
     "axes.edgecolor": INK,

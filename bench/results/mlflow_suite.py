@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.results.mlflow_trial import primary_metric
+from bench.text import markdown_text
 
 if TYPE_CHECKING:
     from bench.plan.plan import Plan
@@ -25,7 +26,7 @@ def experiment_tags(plan: Plan) -> dict[str, str]:
         "mlflow.experimentKind": EXPERIMENT_KIND,
         "mlflow.experiment.primaryMetric.name": primary_metric(plan),
         "mlflow.experiment.primaryMetric.greaterIsBetter": "false",
-        "mlflow.note.content": f"**{plan.suite.question}**\n\n{HOW_TO_READ}",
+        "mlflow.note.content": f"**{markdown_text(plan.suite.question)}**\n\n{HOW_TO_READ}",
     }
 
 
@@ -65,8 +66,9 @@ def plan_record(plan: Plan) -> dict[str, Any]:
 
 def report_note(plan: Plan, verdicts: Sequence[str]) -> str:
     """The suite run's description, in Markdown."""
-    sentences = "\n".join(f"- {verdict}" for verdict in verdicts)
-    return f"**{plan.suite.question}**\n\n{sentences}\n\nThe whole report: artifact `report.html`."[:5000]
+    sentences = "\n".join(f"- {markdown_text(verdict)}" for verdict in verdicts)
+    question = f"**{markdown_text(plan.suite.question)}**"
+    return f"{question}\n\n{sentences}\n\nThe whole report: artifact `report.html`."[:5000]
 
 
 def artifact_folder(path: Path) -> str | None:

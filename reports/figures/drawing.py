@@ -11,6 +11,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from reports import theme
+from reports.formats import csv_bytes
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Drawing:
         return _encode(self.figure, format="pdf", metadata={"CreationDate": None, "Creator": None, "Producer": None})
 
     def csv(self) -> bytes:
-        return self.data.to_csv(index=False).encode()
+        return csv_bytes(self.data)
 
 
 def _encode(figure: Figure, **options: Any) -> bytes:

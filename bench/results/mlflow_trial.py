@@ -118,7 +118,9 @@ def trial_standing(folder: TrialFolder) -> Standing | None:
     latest = next(progress, events[-1])
     failed = latest if latest["event"] == "failed" else {}
     finished = [event for event in events if event["event"] == "finished"]
-    end_ms = milliseconds((finished or events)[-1]["time"])
+    end_ms = max(
+        milliseconds(events[0]["time"]), milliseconds((finished or events)[-1]["time"])
+    )  # a clock may be set back
     if final is not None:
         status, word = "FINISHED", str(final["status"])
     elif claimed:

@@ -93,7 +93,8 @@ class Subject:
 
     def logits(self, images: np.ndarray[Any, Any]) -> Tensor:
         self.looked()
-        return predict(self.model, self.data, torch.from_numpy(np.array(images)).to(self.device), trial=self.trial)
+        pixels = torch.from_numpy(np.array(images)).to(self.device)
+        return predict(self.model, self.data, pixels, trial=self.trial, looked=self.looked)
 
     def pixel_network(self) -> PixelNetwork:
         return PixelNetwork(self.model, self.data, self.trial, self.looked)

@@ -13,8 +13,9 @@ from bench.results.store import Json
 from bench.training.policy import CheckpointPolicy
 
 FAILED, NO_SPACE, BUSY, INTERRUPTED, OUT_OF_MEMORY = 1, 74, 75, 76, 77
-"""Exit statuses of a trial's process besides 0: it said why in the journal, the disk is full, another process has the
-trial, it was asked to stop and wrote its checkpoint, the device's memory did not do beside its neighbours."""
+"""Exit statuses of a trial's process besides 0: it said why in the journal, the disk is full or a quota used up (the
+journal says so if there was room for it), another process has the trial, it was asked to stop and wrote its checkpoint,
+the device's memory did not do beside its neighbours."""
 
 
 class Notice(str):

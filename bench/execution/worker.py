@@ -10,14 +10,16 @@ import resource
 import signal
 import socket
 import sys
+import threading
 import time
 import traceback
-import zipfile
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from functools import cache
 from importlib.metadata import version
 from itertools import pairwise
+from multiprocessing import connection
 from pathlib import Path
 from typing import Any
 
@@ -30,38 +32,65 @@ from bench.execution import telemetry
 from bench.execution.evaluate import PixelNetwork, Predictions, Subject, from_network, from_predictions
 from bench.execution.preparation import load_arrays, trial_extras
 from bench.execution.processor import processor_name
-from bench.execution.task import BUSY, FAILED, INTERRUPTED, OUT_OF_MEMORY, Task
+from bench.execution.task import BUSY, FAILED, INTERRUPTED, NO_SPACE, OUT_OF_MEMORY, Task
 from bench.plan.evaluation import PlannedEvaluation
 from bench.plan.trial import Trial
-from bench.results.store import Busy, Json, TrialFolder, write_atomically, write_json
+from bench.results.store import (
+    Busy,
+    Json,
+    TrialFolder,
+    is_intact,
+    is_no_space,
+    make_folder,
+    sync_folder,
+    write_atomically,
+    write_json,
+)
+from bench.training.checkpoint import model_misfit
 from bench.training.data import TrialData, prepare
 from bench.training.loop import Interrupted, configure_torch, placed_model, predict, train
 from bench.training.summary import curve_metrics, prediction_metrics
+
+ORPHAN_SECONDS = 30.0
+"""How long a process whose supervisor is gone may take to write its checkpoint and end."""
+HEARTBEAT_SECONDS = 1.0
 
 
 def work(task: Task) -> None:
     """Exits 0 when the trial is finished, else with one of the statuses in task.py."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the supervisor, which then sends SIGTERM
-    stop = _stop_requested()
     os.environ["CUDA_VISIBLE_DEVICES"] = task.visible_devices
     folder = TrialFolder(task.folder)
+    stop = _stop_requested(folder.heartbeat)
     _redirect_output(folder.path / "output.log")
+    status = 0
     try:
         with folder.claim():
+            folder.remove_leftovers()
+            folder.heartbeat.touch()
             if task.visible_devices:
                 telemetry.start(task.visible_devices, folder, memory_share=task.memory_share)
-            run_trial(task, folder, stop)
+            try:
+                run_trial(task, folder, stop)
+            finally:
+                folder.heartbeat.unlink(missing_ok=True)
     except Busy:
-        sys.exit(BUSY)
+        status = BUSY
     except Interrupted:
-        sys.exit(INTERRUPTED)
+        status = INTERRUPTED
     except Exception as error:
-        if (numbers := telemetry.out_of_memory(error)) is not None:
-            folder.append("out_of_memory", attempt=task.attempt, **numbers, traceback=traceback.format_exc())
-            sys.exit(OUT_OF_MEMORY)
-        reason = f"{type(error).__name__}: {error}"
-        folder.append("failed", attempt=task.attempt, reason=reason, traceback=traceback.format_exc())
-        sys.exit(FAILED)
+        numbers, reason = telemetry.out_of_memory(error), f"{type(error).__name__}: {error}"
+        if is_no_space(error):
+            reason = f"no space is left, on the disk or in the quota: {reason}"
+        with suppress(OSError):  # the disk may be full, read-only or gone: the exit status says what it can
+            if numbers is not None:
+                folder.append("out_of_memory", attempt=task.attempt, **numbers, traceback=traceback.format_exc())
+            else:
+                folder.append("failed", attempt=task.attempt, reason=reason, traceback=traceback.format_exc())
+        status = NO_SPACE if is_no_space(error) else FAILED if numbers is None else OUT_OF_MEMORY
+    _flush_output()
+    if status:
+        sys.exit(status)
 
 
 def run_trial(task: Task, folder: TrialFolder, stop_requested: Callable[[], bool]) -> None:
@@ -73,6 +102,8 @@ def run_trial(task: Task, folder: TrialFolder, stop_requested: Callable[[], bool
         _train_and_write(task, trial, folder, stop_requested)
     elif final["status"] == "completed":
         _evaluate_finished(task, trial, folder, stop_requested)
+    else:
+        _close(folder, final)
 
 
 def _train_and_write(task: Task, trial: Trial, folder: TrialFolder, stop_requested: Callable[[], bool]) -> None:
@@ -91,8 +122,8 @@ def _train_and_write(task: Task, trial: Trial, folder: TrialFolder, stop_request
     metrics: dict[str, float] = {}
     predictions = None
     if trained.diverged is None:
-        predictions = _predictions(trained.model, data, trial)
-        train_logits = predict(trained.model, data, data.images, data.train, trial=trial)
+        predictions = _predictions(trained.model, data, trial, stop_requested)
+        train_logits = predict(trained.model, data, data.images, data.train, trial=trial, looked=stop_requested)
         metrics = curve_metrics(trained.curve) | prediction_metrics(
             test_logits=predictions.test_logits,
             test_labels=predictions.test_labels,
@@ -100,7 +131,7 @@ def _train_and_write(task: Task, trial: Trial, folder: TrialFolder, stop_request
             labels=data.labels[data.train].cpu(),
             true_labels=data.true_labels[data.train].cpu(),
         )
-        _drop_records_of_another_network(folder, predictions)
+        _drop_results_of_another_network(folder, predictions)
         write_atomically(folder.logits, _npz(predictions))
         if data.noise is not None:
             write_json(folder.path / "label_noise.json", data.noise)
@@ -108,7 +139,6 @@ def _train_and_write(task: Task, trial: Trial, folder: TrialFolder, stop_request
             write_atomically(folder.weights, _weights(trained.model))
         _evaluate_predictions(task, folder, predictions)
     status = "diverged" if trained.diverged else "completed"
-    events, _ = folder.events()
     final: Json = {
         "status": status,
         "epochs": len(trained.curve),
@@ -117,7 +147,7 @@ def _train_and_write(task: Task, trial: Trial, folder: TrialFolder, stop_request
         "mixing": trained.mixing,
         "provenance": provenance,
         "train_seconds": sum(line["train_seconds"] for line in trained.curve),
-        "total_seconds": _total_seconds(events, time.perf_counter() - started),
+        "total_seconds": _total_seconds(folder.events()[0], time.perf_counter() - started),
         "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "attempts": task.attempt,
         "diverged": trained.diverged,
@@ -126,9 +156,9 @@ def _train_and_write(task: Task, trial: Trial, folder: TrialFolder, stop_request
         final["peak_gpu_bytes"] = torch.cuda.max_memory_allocated()
     if (gpu := telemetry.record()) is not None:
         final["gpu"] = gpu
+    folder.sync_journal()
     folder.write_final(final)
-    folder.append("finished", status=status)
-    folder.checkpoint.unlink(missing_ok=True)
+    _close(folder, final)
     if predictions is not None:
         # After final.json: an evaluation that fails, or is killed, costs neither the training nor its result.
         _evaluate_network(
@@ -138,25 +168,38 @@ def _train_and_write(task: Task, trial: Trial, folder: TrialFolder, stop_request
             folder.weights.unlink(missing_ok=True)
 
 
+def _close(folder: TrialFolder, final: Json) -> None:
+    """What is left to do once final.json is there, and what a process that was killed just then left to the next."""
+    ends = [event["event"] for event in folder.events()[0] if event["event"] in ("started", "finished")]
+    if ends[-1:] != ["finished"]:
+        folder.append("finished", status=final["status"])
+    folder.remove_checkpoints()
+
+
 def _evaluate_finished(task: Task, trial: Trial, folder: TrialFolder, stop_requested: Callable[[], bool]) -> None:
-    """Evaluate with the kept network; where it was not kept, train it again."""
+    """Evaluate with the kept network; where it was not kept, or is damaged, train it again."""
     configure_torch(trial.training)
     predictions = _kept_predictions(folder)
     lacking = [evaluation for evaluation in task.evaluations if folder.evaluation(evaluation.key) is None]
     needs_network = predictions is None or any(evaluation.config.needs_network for evaluation in lacking)
-    if (task.is_source or (lacking and needs_network)) and not folder.weights.exists():
-        _train_and_write(task, trial, folder, stop_requested)
-        return
-    if predictions is not None:
-        _evaluate_predictions(task, folder, predictions)
-    if lacking and needs_network:
+    subjects = None
+    if task.is_source or (lacking and needs_network):
         arrays, data = _data(task, trial)
         model = _kept_network(folder, trial, data)
+        if model is None:
+            _train_and_write(task, trial, folder, stop_requested)
+            return
+        subjects = _Subjects(task, trial, folder, stop_requested, arrays, data, model)
         if predictions is None:
-            predictions = _predictions(model, data, trial)
+            predictions = _predictions(model, data, trial, stop_requested)
             write_atomically(folder.logits, _npz(predictions))
-            _evaluate_predictions(task, folder, predictions)
-        _evaluate_network(folder, _Subjects(task, trial, folder, stop_requested, arrays, data, model), predictions)
+    final = folder.final()
+    assert final is not None
+    _close(folder, final)
+    if predictions is not None:
+        _evaluate_predictions(task, folder, predictions)
+        if subjects is not None:
+            _evaluate_network(folder, subjects, predictions)
 
 
 @dataclass(frozen=True)
@@ -181,13 +224,22 @@ class _Subjects:
         return Subject(self.trial, self.data, self.arrays, self.task.data, self.model, predictions, source, self._stop)
 
     def _source(self, other: TrialFolder) -> PixelNetwork | None:
-        """Another trial's network with its own normalisation, which its own training split gave."""
+        """Another trial's network with its own normalisation, which its own training split gave.
+
+        None where it has none, or none that will do: such weights are removed, so that they are made again.
+        """
         record = other.record()
         if record is None or other.status(with_weights=True) != "completed":
             return None
         trial = Trial.model_validate(record["trial"])
         _, data = _data(self.task, trial)
-        return PixelNetwork(_kept_network(other, trial, data), data, trial, self._stop)
+        model = _kept_network(other, trial, data)
+        if model is None:
+            with suppress(Busy), other.claim():
+                if _kept_network(other, trial, data) is None:  # it may have been made again by now
+                    other.weights.unlink(missing_ok=True)
+            return None
+        return PixelNetwork(model, data, trial, self._stop)
 
     def _stop(self) -> None:
         if self.stop_requested():
@@ -229,10 +281,16 @@ def _write_record(folder: TrialFolder, evaluation: PlannedEvaluation, record: Js
     folder.append("evaluated", kind=evaluation.kind, key=evaluation.key, seconds=record["seconds"])
 
 
-def _drop_records_of_another_network(folder: TrialFolder, predictions: Predictions) -> None:
-    """A trial that is trained again elsewhere may end as another network: what an earlier one gave must not stay."""
+def _drop_results_of_another_network(folder: TrialFolder, predictions: Predictions) -> None:
+    """A trial that is trained again elsewhere may end as another network: what an earlier one gave must not stay.
+
+    Nor may its final.json: should this process be killed now, it would stand beside the records of the new network.
+    """
     kept = _kept_predictions(folder)
-    if kept is not None and not torch.equal(kept.test_logits, predictions.test_logits):
+    if kept is None or not torch.equal(kept.test_logits, predictions.test_logits):
+        if folder.final() is not None:
+            (folder.path / "final.json").unlink()
+            sync_folder(folder.path)
         for record in (folder.path / "evaluations").glob("*.json"):
             record.unlink()
 
@@ -243,58 +301,97 @@ def _data(task: Task, trial: Trial) -> tuple[Arrays, TrialData]:
     return arrays, prepare(trial, arrays, device=torch.device(task.device), extras=extras)
 
 
-def _predictions(model: nn.Module, data: TrialData, trial: Trial) -> Predictions:
-    test_logits = predict(model, data, data.test_images, trial=trial)
-    val_logits = predict(model, data, data.images, data.val, trial=trial)
+def _predictions(
+    model: nn.Module, data: TrialData, trial: Trial, looked: Callable[[], object] = lambda: None
+) -> Predictions:
+    test_logits = predict(model, data, data.test_images, trial=trial, looked=looked)
+    val_logits = predict(model, data, data.images, data.val, trial=trial, looked=looked)
     return Predictions(test_logits.cpu(), data.test_labels.cpu(), val_logits.cpu(), data.labels[data.val].cpu())
 
 
 def _kept_predictions(folder: TrialFolder) -> Predictions | None:
-    """What logits.npz holds; None where it is missing, torn, or from a version that kept less."""
+    """What logits.npz holds; None where it is missing, damaged, or from a version that kept less."""
+    if not is_intact(folder.logits):
+        return None
     try:
         with np.load(folder.logits) as kept:
             return Predictions(*(torch.from_numpy(kept[field.name]) for field in fields(Predictions)))
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile):
+    except (KeyError, ValueError):
         return None
 
 
-def _kept_network(folder: TrialFolder, trial: Trial, data: TrialData) -> nn.Module:
-    """A finished trial's network, in evaluation mode."""
+def _kept_network(folder: TrialFolder, trial: Trial, data: TrialData) -> nn.Module | None:
+    """A finished trial's network, in evaluation mode; None where its weights are missing, damaged or do not fit."""
+    if not is_intact(folder.weights):
+        return None
     model = placed_model(trial, data)
-    model.load_state_dict(torch.load(folder.weights, map_location=data.images.device, weights_only=True))
+    state = torch.load(folder.weights, map_location="cpu", weights_only=True)
+    if model_misfit(model, state):
+        return None
+    model.load_state_dict(state)
     return model.eval()
 
 
-def _stop_requested() -> Callable[[], bool]:
-    """Whether to stop: SIGTERM came, or the supervisor is gone, at which this looks twice a second.
+def _stop_requested(heartbeat: Path) -> Callable[[], bool]:
+    """Whether to stop: SIGTERM came, or the supervisor is gone. Asked at every step, it touches `heartbeat`.
 
-    The parent process is no sign of the latter: it is the forkserver, which lives while its children do.
+    The parent process is no sign of the latter: it is the forkserver, which lives while its children do. A process that
+    does not ask, because one call takes forever, is ended ORPHAN_SECONDS after its supervisor.
     """
-    supervisor = multiprocessing.parent_process()
     terminated = False
-    looked_at = time.monotonic()
+    touched_at = time.monotonic()
 
     def terminate(*_: Any) -> None:
         nonlocal terminated
         terminated = True
 
+    def watch(supervisor: Any) -> None:
+        connection.wait([supervisor.sentinel])
+        terminate()
+        time.sleep(ORPHAN_SECONDS)
+        os._exit(INTERRUPTED)
+
     def stop() -> bool:
-        nonlocal terminated, looked_at
-        if supervisor is not None and time.monotonic() - looked_at > 0.5:
-            looked_at = time.monotonic()
-            terminated = terminated or not supervisor.is_alive()
+        nonlocal touched_at
+        now = time.monotonic()
+        if now - touched_at >= HEARTBEAT_SECONDS:
+            touched_at = now
+            with suppress(OSError):  # whoever removed it will think that nothing goes on, but it does
+                os.utime(heartbeat)
         return terminated
 
     signal.signal(signal.SIGTERM, terminate)
+    if (supervisor := multiprocessing.parent_process()) is not None:
+        threading.Thread(target=watch, args=[supervisor], name="orphan", daemon=True).start()
     return stop
 
 
 def _redirect_output(path: Path) -> None:
-    """Send what libraries print to a file in the trial's folder instead of through the supervisor's display."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("ab") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
+    """Send what libraries print to a file in the trial's folder instead of through the supervisor's display.
+
+    Nowhere, where there is no room for the file: this is no result, and what is one will say so.
+    """
+    try:
+        make_folder(path.parent)
+        target = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+    except OSError as error:
+        if not is_no_space(error):
+            raise
+        target = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(target, 1)
+    os.dup2(target, 2)
+    os.close(target)
+
+
+def _flush_output() -> None:
+    """Write what was printed, or forget it: Python would end with a status of its own if that failed at the exit."""
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 1)
+        os.dup2(nowhere, 2)
 
 
 def _total_seconds(events: list[Json], this_attempt: float) -> float:
@@ -305,8 +402,16 @@ def _total_seconds(events: list[Json], this_attempt: float) -> float:
     ends = [index for index, event in enumerate(events) if event["event"] == "finished"]
     events = events[ends[-1] + 1 :] if ends else events
     starts = [index for index, event in enumerate(events) if event["event"] == "started"]
-    earlier = sum(events[end - 1]["time"] - events[start]["time"] for start, end in pairwise(starts))
-    return float(earlier + this_attempt)
+    return this_attempt + sum(_attempt_seconds(events[start:end]) for start, end in pairwise(starts))
+
+
+def _attempt_seconds(events: list[Json]) -> float:
+    """How long one attempt took, by a clock that cannot be set; where its journal has none, what its epochs took."""
+    if "uptime_seconds" in events[0]:
+        ticks = [event["uptime_seconds"] for event in events if "uptime_seconds" in event]
+        return float(max(ticks) - ticks[0])
+    epochs = [event for event in events if event["event"] == "epoch"]
+    return float(sum(event["train_seconds"] + event["eval_seconds"] for event in epochs))
 
 
 def _npz(predictions: Predictions) -> bytes:

@@ -3,7 +3,8 @@
     <root>/trials/<trial_id>/
         trial.json          the resolved trial
         journal.jsonl       append-only: one JSON object per event (started, epoch, checkpoint, failed, finished, ...)
-        checkpoint.pt       while it trains
+        checkpoint.pt       while it trains, and checkpoint.previous.pt, the one before it
+        heartbeat           while a process works on it: touched as the work goes on, at most once a second
         final.json          written last, under a temporary name and renamed: its presence means "finished"
         evaluations/*.json  one record per evaluation, named after its kind and a hash of its options
         label_noise.json    the realised transition matrix, where labels are noisy
@@ -16,13 +17,16 @@ Imports neither torch nor MLflow, so that planning, status and reports start at 
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import math
 import os
+import re
 import time
+import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,17 +43,53 @@ class Busy(Exception):
     """Another process holds the lock."""
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write `content` so that `path` holds either its old content or all of the new, even after a power loss."""
+def write_atomically(path: Path, content: bytes, *, keep: Path | None = None) -> None:
+    """Write `content` so that `path` holds either its old content or all of the new, even after a power loss.
+
+    When this returns the new content is on disk.  keep: the name that a file which is there now gets, beside `path`;
+    after a crash between the two renames there is no `path`, and `keep` holds what it held.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
+        _write_durably(temporary, content)
+        if keep is not None and path.exists():
+            path.replace(keep)
+        try:
+            temporary.replace(path)
+        except FileNotFoundError:  # a worker that began at this moment took it for a leftover
+            _write_durably(temporary, content)
+            temporary.replace(path)
+    except BaseException:
         temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def _write_durably(path: Path, content: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Have the folder's names on disk: renames and new files survive a power loss only after this."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems cannot, and need not
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def make_folder(folder: Path) -> None:
+    """Make the folder, and those above it, so that they survive a power loss."""
+    if not folder.is_dir():
+        make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        sync_folder(folder.parent)
 
 
 def write_json(path: Path, value: Json) -> None:
@@ -61,9 +101,39 @@ def read_json(path: Path) -> Json | None:
     """One JSON object, or None where the file is missing or torn."""
     try:
         value = json.loads(path.read_bytes())
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
+
+
+def is_intact(path: Path, *, thoroughly: bool = True) -> bool:
+    """Whether a zip file (.pt, .npz) is there and whole.
+
+    thoroughly: read all of it and compare its checksums, which torch.load does not do.  Else the list at its end, which
+    a file that was cut short or never reached the disk lacks.
+    """
+    try:
+        file = path.open("rb")
+    except FileNotFoundError:
+        return False
+    with file:
+        try:
+            with zipfile.ZipFile(file) as archive:
+                return not thoroughly or archive.testzip() is None
+        except Exception:  # zipfile and the decompressors below it raise half a dozen kinds on what is no zip
+            return False
+
+
+def is_no_space(error: BaseException | None) -> bool:
+    """Whether an error comes from a disk that is full, or a quota that is used up."""
+    while error is not None:
+        if isinstance(error, OSError):
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                return True
+            if error.errno is None and re.search(r"\d+ requested and \d+ written", str(error)):
+                return True  # NumPy's own words for a short write; it gives no number (2.4)
+        error = error.__cause__ or error.__context__
+    return False
 
 
 @contextmanager
@@ -88,7 +158,10 @@ def exclusive(path: Path, *, wait_seconds: float = 0.0) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class TrialFolder:
-    """One trial's folder. Reading never fails on a missing or torn file; writing is atomic or append-only."""
+    """One trial's folder. Reading never fails on a missing or torn file; writing is atomic or append-only.
+
+    What is written is on disk when the call returns, but for the journal: see sync_journal.
+    """
 
     path: Path
 
@@ -101,6 +174,14 @@ class TrialFolder:
         return self.path / "checkpoint.pt"
 
     @property
+    def previous_checkpoint(self) -> Path:
+        return self.path / "checkpoint.previous.pt"
+
+    @property
+    def heartbeat(self) -> Path:
+        return self.path / "heartbeat"
+
+    @property
     def weights(self) -> Path:
         return self.path / "weights.pt"
 
@@ -110,9 +191,19 @@ class TrialFolder:
 
     def create(self, record: Json) -> None:
         """Make the folder and write trial.json, unless it is there."""
-        self.path.mkdir(parents=True, exist_ok=True)
+        make_folder(self.path)
         if self.record() is None:
             write_json(self.path / "trial.json", record)
+
+    def remove_leftovers(self) -> None:
+        """Remove what killed writers left under temporary names. Only for the process that has claimed the trial."""
+        for pattern in (".*.tmp", "evaluations/.*.tmp"):
+            for path in self.path.glob(pattern):
+                path.unlink(missing_ok=True)
+
+    def remove_checkpoints(self) -> None:
+        self.checkpoint.unlink(missing_ok=True)
+        self.previous_checkpoint.unlink(missing_ok=True)
 
     def record(self) -> Json | None:
         """trial.json: {"trial_id", "numerics_version", "trial"}."""
@@ -133,13 +224,31 @@ class TrialFolder:
             return True
         return False
 
-    def append(self, event: str, **fields: Any) -> None:
-        """Add one line to the journal in a single write; a torn last line is closed first."""
-        line = json.dumps(_finite({"event": event, "time": time.time(), **fields}), allow_nan=False) + "\n"
-        with (self.path / "journal.jsonl").open("ab+") as file:
-            if file.tell() and not _ends_with_newline(file.fileno(), file.tell()):
-                line = "\n" + line
-            file.write(line.encode())
+    def append(self, event: str, **fields: Any) -> Json:
+        """Add one line to the journal in a single write; a torn last line is closed first. Gives the line as it stands.
+
+        It says when: `time`, unix seconds of a clock that may be set, and `uptime_seconds` of one that nobody sets, for
+        differences within an attempt. A line that is written again brings its `time`, and has no `uptime_seconds`.
+        """
+        clocks = {} if "time" in fields else {"time": time.time(), "uptime_seconds": round(time.monotonic(), 3)}
+        text = json.dumps(_finite({"event": event, **clocks, **fields}), allow_nan=False)
+        line = f"{text}\n".encode()
+        descriptor = os.open(self.path / "journal.jsonl", os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
+        try:
+            size = os.fstat(descriptor).st_size
+            if size and os.pread(descriptor, 1, size - 1) != b"\n":
+                line = b"\n" + line
+            while line:  # a second time only where the disk is nearly full
+                line = line[os.write(descriptor, line) :]
+        finally:
+            os.close(descriptor)
+        written: Json = json.loads(text)
+        return written
+
+    def sync_journal(self) -> None:
+        """Have every line of the journal on disk, before something is written that relies on it."""
+        with suppress(FileNotFoundError), (self.path / "journal.jsonl").open("rb") as file:
+            os.fsync(file.fileno())
 
     def events(self, *, offset: int = 0) -> tuple[list[Json], int]:
         """The journal's events from byte `offset` on, and the offset after the last whole line.
@@ -157,9 +266,9 @@ class TrialFolder:
         for line in whole.splitlines():
             try:
                 event = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 continue
-            if isinstance(event, dict) and "event" in event:
+            if _is_event(event):
                 events.append(event)
         return events, offset + len(whole)
 
@@ -172,15 +281,17 @@ class TrialFolder:
 
     def final(self) -> Json | None:
         """final.json, or None while the trial is not finished."""
-        return read_json(self.path / "final.json")
+        final = read_json(self.path / "final.json")
+        return final if final is not None and final.get("status") in FINISHED else None
 
     def write_evaluation(self, key: str, record: Json) -> None:
-        (self.path / "evaluations").mkdir(exist_ok=True)
+        make_folder(self.path / "evaluations")
         write_json(self.path / "evaluations" / f"{key}.json", record)
 
     def evaluation(self, key: str) -> Json | None:
         """The record of one evaluation: its kind, options and version make the key."""
-        return read_json(self.path / "evaluations" / f"{key}.json")
+        record = read_json(self.path / "evaluations" / f"{key}.json")
+        return record if record is not None and isinstance(record.get("metrics"), dict) else None
 
     def last_failure(self) -> Json | None:
         """The last "failed" event, unless the trial started again after it."""
@@ -203,7 +314,7 @@ class TrialFolder:
             if final["status"] == "diverged":
                 return "diverged"
             lacking = any(self.evaluation(key) is None for key in evaluations)
-            lacking |= with_weights and not self.weights.exists()
+            lacking |= with_weights and not is_intact(self.weights, thoroughly=False)
             return "unevaluated" if lacking else "completed"
         if not (self.path / "journal.jsonl").exists():
             return "new"
@@ -221,6 +332,24 @@ class Store:
     @property
     def cache(self) -> Path:
         return self.root / "cache"
+
+    def check_writable(self) -> None:
+        """Make a file where results go, and remove it. UserError where that cannot be, before anything trains."""
+        for folder in (self.root, self.root / "trials", self.cache):
+            probe = folder / f".writable.{os.getpid()}.tmp"
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                probe.write_bytes(b"?")
+                probe.unlink()
+            except OSError as error:
+                with suppress(OSError):
+                    probe.unlink(missing_ok=True)
+                remedy = (
+                    "make room there"
+                    if is_no_space(error)
+                    else "make it writable for this user, or choose another folder with --results (BENCH_RESULTS)"
+                )
+                raise UserError(f"nothing can be written to {folder}: {error.strerror}; {remedy}") from None
 
     def trial(self, trial_id: str) -> TrialFolder:
         return TrialFolder(self.root / "trials" / trial_id)
@@ -248,8 +377,10 @@ def last_per_epoch(events: list[Json]) -> list[Json]:
     return [by_epoch[epoch] for epoch in sorted(by_epoch)]
 
 
-def _ends_with_newline(descriptor: int, size: int) -> bool:
-    return os.pread(descriptor, 1, size - 1) == b"\n"
+def _is_event(line: Any) -> bool:
+    if not isinstance(line, dict) or "event" not in line:
+        return False
+    return line["event"] != "epoch" or isinstance(line.get("epoch"), int)
 
 
 def _finite(value: Any) -> Any:

@@ -60,10 +60,11 @@ def train(
     policy: CheckpointPolicy,
     stop_requested: Callable[[], bool] = lambda: False,
 ) -> Trained:
-    """Train one trial, from its checkpoint if there is one, and write its journal.
+    """Train one trial, from its newest good checkpoint if there is one, and write its journal.
 
-    Raises Interrupted, with the checkpoint written, once `stop_requested` says so. A loss that is not finite ends
-    the trial at the end of its epoch: looking at every step would make a GPU wait.
+    stop_requested: called at every step, and at every batch that is evaluated.
+    Raises Interrupted, with the checkpoint written, at the first step at which it says so. A loss that is not finite
+    ends the trial at the end of its epoch: looking at every step would make a GPU wait.
     """
     training, device = trial.training, data.images.device
     configure_torch(training)
@@ -75,19 +76,32 @@ def train(
     steps_per_epoch = len(data.train) // batch_size + (len(data.train) % batch_size > 1)
     memorisation_step = math.ceil(training.epochs / MEMORISATION_EPOCHS)
 
-    resumed = checkpoint.load(folder.checkpoint, device=device)
+    def misfit(found: Progress) -> str:
+        if not 0 <= found.epoch <= training.epochs or len(found.step_losses) != steps_per_epoch:
+            return "it is of another number of epochs or steps"
+        if [line["epoch"] for line in found.curve] != [*range(1, found.epoch + 1)]:
+            return "its learning curve is not of the epochs that are done"
+        return checkpoint.model_misfit(model, found.model) or checkpoint.optimizer_misfit(optimizer, found.optimizer)
+
+    resumed, resumed_from, problems = checkpoint.load(folder, misfit)
+    curve: list[Json] = []
+    for file, problem in problems.items():
+        folder.append("checkpoint_unusable", file=file, reason=problem)
     if resumed is not None:
         model.load_state_dict(resumed.model)
         optimizer.load_state_dict(resumed.optimizer)
         diagnostics = Diagnostics.restored(resumed.diagnostics)
-        folder.append("resumed", epoch=resumed.epoch, step=resumed.step)
+        curve = resumed.curve
+        _append_lost_epochs(folder, curve)
+        folder.append("resumed", epoch=resumed.epoch, step=resumed.step, file=resumed_from)
     first_epoch = resumed.epoch if resumed else 0
     saved_at, saved_epoch = time.monotonic(), first_epoch
 
     def save(epoch: int, step: int, mixing_state: dict[str, Any] | None, losses: Tensor, seconds: float) -> None:
         nonlocal saved_at, saved_epoch
         state = (model.state_dict(), optimizer.state_dict(), mixing_state, _torch_state(device))
-        checkpoint.save(folder.checkpoint, Progress(epoch, step, *state, losses, diagnostics.state(), seconds))
+        folder.sync_journal()
+        checkpoint.save(folder, Progress(epoch, step, *state, losses, diagnostics.state(), seconds, curve))
         folder.append("checkpoint", epoch=epoch, step=step)
         saved_at, saved_epoch = time.monotonic(), epoch
 
@@ -99,7 +113,7 @@ def train(
         losses = torch.zeros(steps_per_epoch, device=device)
         first_step, earlier_seconds = 0, 0.0
         if resumed is not None and resumed.step:
-            first_step, earlier_seconds, losses = resumed.step, resumed.train_seconds, resumed.step_losses
+            first_step, earlier_seconds, losses = resumed.step, resumed.train_seconds, resumed.step_losses.to(device)
             assert resumed.mixing_state is not None
             mixing.bit_generator.state = resumed.mixing_state
             _set_torch_state(resumed.torch_state, device)
@@ -133,19 +147,29 @@ def train(
         line: Json = {"epoch": epoch + 1, "lr": lr, "train_loss": losses.mean().item(), "train_seconds": train_seconds}
         if not broken:
             line["train_error_mixed"] = diagnostics.train_error_mixed()
-            line |= _errors("val", predict(model, data, data.images, data.val, trial=trial), data.labels[data.val])
-            line |= _errors("test", predict(model, data, data.test_images, trial=trial), data.test_labels)
+            val_logits = predict(model, data, data.images, data.val, trial=trial, looked=stop_requested)
+            test_logits = predict(model, data, data.test_images, trial=trial, looked=stop_requested)
+            line |= _errors("val", val_logits, data.labels[data.val])
+            line |= _errors("test", test_logits, data.test_labels)
             if data.noise is not None and (epoch + 1 == training.epochs or epoch % memorisation_step == 0):
-                line |= _memorisation(model, data, trial)
+                line |= _memorisation(model, data, trial, stop_requested)
             if not all(math.isfinite(value) for value in line.values()):
                 broken = [steps_per_epoch - 1]  # the last step broke the weights, or BatchNorm its statistics
             line["weight_norm"] = weight_norm(model).item()
-        folder.append("epoch", **line, eval_seconds=time.perf_counter() - started)
+        curve.append(folder.append("epoch", **line, eval_seconds=time.perf_counter() - started))
         if broken:
-            return Trained(model, folder.epochs(), diagnostics.summary(), {"epoch": epoch + 1, "step": broken[0] + 1})
+            return Trained(model, curve, diagnostics.summary(), {"epoch": epoch + 1, "step": broken[0] + 1})
         if policy.epochs is not None and epoch + 1 - saved_epoch >= policy.epochs:
             save(epoch + 1, 0, None, losses, 0.0)
-    return Trained(model, folder.epochs(), diagnostics.summary(), None)
+    return Trained(model, curve, diagnostics.summary(), None)
+
+
+def _append_lost_epochs(folder: TrialFolder, curve: list[Json]) -> None:
+    """Write those lines again that the journal has torn, lost, or replaced by those of another attempt."""
+    kept = {line["epoch"]: {**line, "uptime_seconds": None} for line in folder.epochs()}
+    for line in curve:
+        if kept.get(line["epoch"]) != {**line, "uptime_seconds": None}:
+            folder.append(**{name: value for name, value in line.items() if name != "uptime_seconds"})
 
 
 def configure_torch(training: TrainingConfig) -> None:
@@ -175,13 +199,25 @@ def initial_model(trial: Trial, data: TrialData) -> nn.Module:
 
 
 @torch.inference_mode()
-def predict(model: nn.Module, data: TrialData, images: Tensor, index: Tensor | None = None, *, trial: Trial) -> Tensor:
-    """Logits (n, K) float32 of uint8 images, or of those at `index`, without augmentation, in evaluation mode."""
+def predict(
+    model: nn.Module,
+    data: TrialData,
+    images: Tensor,
+    index: Tensor | None = None,
+    *,
+    trial: Trial,
+    looked: Callable[[], object] = lambda: None,
+) -> Tensor:
+    """Logits (n, K) float32 of uint8 images, or of those at `index`, without augmentation, in evaluation mode.
+
+    looked: called before every batch: a sign that the work goes on.
+    """
     model.eval()
     layout = memory_format(trial.training)
     n = len(images) if index is None else len(index)
     logits = []
     for start in range(0, n, EVALUATION_BATCH):
+        looked()
         rows = slice(start, start + EVALUATION_BATCH)
         x = data.normalised(images[rows] if index is None else images[index[rows]])
         with autocast(trial, x.device):
@@ -195,7 +231,7 @@ def _errors(split: str, logits: Tensor, labels: Tensor) -> Json:
     return {f"{split}_error": top1_error(logits, labels), f"{split}_nll": nll(logits, labels)}
 
 
-def _memorisation(model: nn.Module, data: TrialData, trial: Trial) -> Json:
+def _memorisation(model: nn.Module, data: TrialData, trial: Trial, looked: Callable[[], object]) -> Json:
     """Training errors on images that kept their label and on the others; on the latter, against the true label too."""
     wrong = data.labels[data.train] != data.true_labels[data.train]
     line = {}
@@ -203,7 +239,7 @@ def _memorisation(model: nn.Module, data: TrialData, trial: Trial) -> Json:
         index = group[:: math.ceil(len(group) / MEMORISATION_EXAMPLES)] if len(group) else group
         if not len(index):
             continue
-        logits = predict(model, data, data.images, index, trial=trial)
+        logits = predict(model, data, data.images, index, trial=trial, looked=looked)
         line[f"train_error_{name}_labels"] = top1_error(logits, data.labels[index])
         if name == "wrong":
             line["train_error_wrong_vs_true"] = top1_error(logits, data.true_labels[index])
@@ -231,6 +267,6 @@ def _torch_state(device: torch.device) -> dict[str, Tensor]:
 
 
 def _set_torch_state(state: dict[str, Tensor], device: torch.device) -> None:
-    torch.set_rng_state(state["cpu"].cpu())
-    if device.type == "cuda":
-        torch.cuda.set_rng_state(state["cuda"].cpu(), device)
+    torch.set_rng_state(state["cpu"])
+    if device.type == "cuda" and "cuda" in state:  # not where the trial began on a CPU
+        torch.cuda.set_rng_state(state["cuda"], device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -76,9 +77,48 @@ def test_appending_after_a_torn_line_costs_that_line_only(folder: TrialFolder) -
     assert [event["epoch"] for event in folder.events()[0]] == [1, 3, 4]
 
 
+def test_a_line_that_does_not_fit_the_disk_is_closed_by_the_next(
+    folder: TrialFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.write
+    room = [40]
+
+    def nearly_full(descriptor: int, content: bytes) -> int:
+        if not room[0]:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        written = real(descriptor, content[: room[0]])
+        room[0] -= written
+        return written
+
+    folder.append("epoch", epoch=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", nearly_full)
+        with pytest.raises(OSError, match="No space"):
+            folder.append("epoch", epoch=2, test_error=0.25)
+    assert len(journal(folder).read_bytes().splitlines()[1]) == 40
+    folder.append("epoch", epoch=3)
+    assert [event["epoch"] for event in folder.events()[0]] == [1, 3]
+
+
+def test_a_line_that_is_written_in_two_parts_is_whole(folder: TrialFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.write
+    monkeypatch.setattr(os, "write", lambda descriptor, content: real(descriptor, content[:25]))
+    written = folder.append("epoch", epoch=1, train_loss=float("nan"), test_error=0.25)
+    assert folder.events()[0] == [written]
+    assert written["train_loss"] is None
+
+
+def test_a_line_that_is_written_again_keeps_its_time(folder: TrialFolder) -> None:
+    assert folder.append("epoch", epoch=1, time=7.0) == {"event": "epoch", "epoch": 1, "time": 7.0}
+    first, second = folder.append("started"), folder.append("finished")
+    assert 0 <= second["uptime_seconds"] - first["uptime_seconds"] < 5
+
+
 def test_lines_that_are_no_event_are_skipped(folder: TrialFolder) -> None:
-    journal(folder).write_text('[1]\n"epoch"\n{"epoch": 1}\n\n{"event": "started", "time": 1.0}\n')
+    lines = ["[1]", '"epoch"', '{"epoch": 1}', "", '{"event": "epoch", "epo": 1}', "[" * 9999]
+    journal(folder).write_text("\n".join([*lines, '{"event": "started", "time": 1.0}', ""]))
     assert [event["event"] for event in folder.events()[0]] == ["started"]
+    assert folder.epochs() == []
 
 
 def test_reading_from_an_offset_gives_every_event_once(folder: TrialFolder) -> None:
@@ -117,6 +157,57 @@ def test_a_failed_write_leaves_the_old_content(tmp_path: Path, monkeypatch: pyte
         write_json(path, {"value": 2})
     assert read_json(path) == {"value": 1}
     assert [entry.name for entry in tmp_path.iterdir()] == ["final.json"]
+
+
+def test_a_write_whose_file_is_taken_for_a_leftover_is_done_again(
+    folder: TrialFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process claims the trial and clears it up between the write and the rename."""
+    real, taken = os.fsync, []
+
+    def clear_up(descriptor: int) -> None:
+        real(descriptor)
+        if not taken:
+            taken.extend(folder.path.glob(".*.tmp"))
+            folder.remove_leftovers()
+
+    monkeypatch.setattr(os, "fsync", clear_up)
+    write_json(folder.path / "final.json", {"value": 1})
+    assert taken
+    assert read_json(folder.path / "final.json") == {"value": 1}
+
+
+def test_the_old_content_can_be_kept_beside_the_new(tmp_path: Path) -> None:
+    path, kept = tmp_path / "checkpoint.pt", tmp_path / "checkpoint.previous.pt"
+    contents = []
+    for content in (b"1", b"2", b"3"):
+        write_atomically(path, content, keep=kept)
+        contents.append((path.read_bytes(), kept.read_bytes() if kept.exists() else None))
+    assert contents == [(b"1", None), (b"2", b"1"), (b"3", b"2")]
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_what_a_write_relies_on_is_on_disk_before_it(folder: TrialFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The content before the rename, the name after it, and each new folder's name."""
+    calls: list[tuple[str, str]] = []
+    fsync, replace, mkdir = os.fsync, Path.replace, Path.mkdir
+
+    def name(path: Path) -> str:
+        return path.name.removesuffix(f".{os.getpid()}.tmp").removeprefix(".")
+
+    monkeypatch.setattr(
+        os, "fsync", lambda fd: (calls.append(("sync", name(Path(f"/proc/self/fd/{fd}").readlink()))), fsync(fd))
+    )
+    monkeypatch.setattr(Path, "replace", lambda old, new: (calls.append(("rename", name(new))), replace(old, new)))
+    monkeypatch.setattr(Path, "mkdir", lambda path, **k: (calls.append(("make", name(path))), mkdir(path, **k)))
+    folder.write_evaluation("clean", {"kind": "clean", "metrics": {}})
+    assert calls == [
+        ("make", "evaluations"),
+        ("sync", folder.path.name),
+        ("sync", "clean.json"),
+        ("rename", "clean.json"),
+        ("sync", "evaluations"),
+    ]
 
 
 def test_a_reader_never_sees_half_a_write(tmp_path: Path) -> None:

@@ -1,8 +1,8 @@
 """A cache of decoded data sets that all processes of a machine share as memory-mapped files.
 
 One folder per data set: four .npy files and meta.json, which says what they hold.  A folder appears whole or not at
-all: it is written under another name and renamed, by one process at a time.  Nothing is ever changed in place, so that
-whoever has the old files mapped keeps them.
+all: it is written under another name and renamed when it is on disk, by one process at a time.  Nothing is ever changed
+in place, so that whoever has the old files mapped keeps them.
 
 Sizes and headers are looked at whenever a file is opened; an Inspection, one for each run, looks at every byte.
 """
@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import importlib.metadata
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -91,7 +92,17 @@ def open_or_build(folder: Path, build: Callable[[], Decoded], *, inspection: Ins
         say = inspection.say if inspection is not None else _say_nothing
         if damaged is not None:
             say(f"the cache {folder} is damaged ({damaged.reason}): it is built anew")
-        _write(folder, build())
+        partial = folder.with_name(folder.name + ".partial")
+        shutil.rmtree(partial, ignore_errors=True)  # left by a process that was killed
+        try:
+            _write(partial, build())
+            if folder.exists() and not folder.is_dir():
+                folder.unlink()
+            shutil.rmtree(folder, ignore_errors=True)
+            partial.rename(folder)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)  # a disk that is full needs its space
+        sync(folder.parent)
         written = _open(folder, whole=False)
         assert isinstance(written, Arrays), f"{folder} is damaged as soon as written"
         if damaged is not None and damaged.sha256 not in ("", written.sha256):
@@ -141,14 +152,13 @@ def _open_array(path: Path, entry: dict[str, Any]) -> NDArray[Any]:
 
 
 def _write(folder: Path, decoded: Decoded) -> None:
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)  # left by a process that was killed
-    partial.mkdir()
+    folder.mkdir()
     arrays = {name: np.ascontiguousarray(array) for name, array in decoded.arrays().items()}
     entries = {}
     for name, array in arrays.items():
-        path = partial / f"{name}.npy"
+        path = folder / f"{name}.npy"
         np.save(path, array)
+        sync(path)
         entries[name] = {"dtype": str(array.dtype), "shape": list(array.shape), "bytes": path.stat().st_size}
     meta = {
         "sha256": _digest(arrays),
@@ -156,11 +166,18 @@ def _write(folder: Path, decoded: Decoded) -> None:
         "arrays": entries,
         "versions": {name: importlib.metadata.version(name) for name in ("numpy", "pillow", "torchvision")},
     }
-    (partial / "meta.json").write_text(json.dumps({**meta, "checksum": _meta_checksum(meta)}, indent=2) + "\n")
-    if folder.exists() and not folder.is_dir():
-        folder.unlink()
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
+    (folder / "meta.json").write_text(json.dumps({**meta, "checksum": _meta_checksum(meta)}, indent=2) + "\n")
+    sync(folder / "meta.json")
+    sync(folder)
+
+
+def sync(path: Path) -> None:
+    """Have a file, or the names in a folder, on disk: after a power loss a file might be there, full of zeros."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _digest(arrays: Mapping[str, NDArray[Any]]) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.data.cache import Arrays, Inspection, locked, seal, seal_is_broken
+from bench.data.cache import Arrays, Inspection, locked, seal, seal_is_broken, sync
 
 # Raised when the same images would have other neighbours; older files are then not used.
 VERSION = 1
@@ -104,9 +104,13 @@ def open_neighbours(
                 inspection.say(f"the cached {path} is damaged: it is made anew")
             images = arrays.train_images if chosen is None else arrays.train_images[chosen]
             partial = path.with_suffix(".partial.npy")
-            np.save(partial, nearest_neighbours(images, k=k, labels=labels, threads=threads))
-            seal(partial, key=key)
-            partial.rename(path)
+            try:
+                np.save(partial, nearest_neighbours(images, k=k, labels=labels, threads=threads))
+                seal(partial, key=key)
+                sync(partial)
+                partial.rename(path)
+            finally:
+                partial.unlink(missing_ok=True)  # a disk that is full needs its space
             cached = _open(path, key)
     assert cached is not None, f"{path} is damaged as soon as written"
     return cached

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.data.cache import SEAL_BYTES, Arrays, Inspection, locked, seal, seal_is_broken
+from bench.data.cache import SEAL_BYTES, Arrays, Inspection, locked, seal, seal_is_broken, sync
 
 # Raised when the same data would give another estimate; older files are then not used.
 VERSION = 1
@@ -75,9 +75,13 @@ def open_posterior(
                 inspection.say(f"the cached {path} is damaged: it is made anew")
             labels = np.array(arrays.train_labels)
             partial = path.with_suffix(".partial.npy")
-            np.save(partial, class_posterior(arrays.train_images, labels, num_classes=shape[1]))
-            seal(partial, key=key)
-            partial.rename(path)
+            try:
+                np.save(partial, class_posterior(arrays.train_images, labels, num_classes=shape[1]))
+                seal(partial, key=key)
+                sync(partial)
+                partial.rename(path)
+            finally:
+                partial.unlink(missing_ok=True)
             cached = _open(path, shape, key)
     assert cached is not None, f"{path} is damaged as soon as written"
     return cached

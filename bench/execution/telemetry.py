@@ -94,7 +94,7 @@ class Meter:
     """
 
     visible: str
-    say: Callable[[int], None]
+    say: Callable[[int], object]
     _nvml: _Nvml = field(init=False)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _started: float = field(default_factory=time.monotonic)

@@ -11,6 +11,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from functools import cache
 from importlib.metadata import version
@@ -109,8 +110,9 @@ def check_networks(suite: Suite, *, cache_root: Path) -> Networks:
     known = known_networks(suite, cache_root=cache_root)
     found = _ask(suite, {name: asked for name, asked in questions(suite).items() if name not in known.by_name})
     if found:
-        cache_root.mkdir(parents=True, exist_ok=True)
-        write_json(_cache_file(cache_root), {**_cached(cache_root), **found})
+        with suppress(OSError):  # results that can only be read: it is asked again the next time
+            cache_root.mkdir(parents=True, exist_ok=True)
+            write_json(_cache_file(cache_root), {**_cached(cache_root), **found})
     networks = Networks({**known.by_name, **{name: Network(**answer) for name, answer in found.items()}})
     _check_layers(suite, networks)
     return networks

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +36,8 @@ CORRUPTION_COLUMNS = [*NAME_COLUMNS, "kind", "severity", "error", "source"]
 ATTACK_COLUMNS = [*NAME_COLUMNS, "transfer", "attack", "norm", "epsilon", "error", "num_examples"]
 IN_BETWEEN_COLUMNS = [*NAME_COLUMNS, "lam", "miss", "gradient_norm", "num_pairs"]
 OOD_COLUMNS = [*NAME_COLUMNS, "set", "num_in", "num_out"]
+
+ROWS_AT_ONCE = 50_000
 
 CLEAN = "clean"
 """Stands for a kind of corruption at severity 0."""
@@ -103,9 +105,8 @@ def load(plan: Plan, store: Store) -> Results:
     """Read every planned trial that the suite takes. Files that are missing or torn count as not there."""
     metric_of = metric_values(plan.trials, store, plan.suite.report.metric) if plan.suite.stopping else {}
     rows: list[Json] = []
-    details: dict[str, list[list[Any]]] = {name: [] for name in _DETAILS}
-    curves: list[list[Any]] = []
-    lam: list[list[Any]] = []
+    details = {name: _Rows(columns) for name, (columns, _) in _COLUMNS.items()}
+    curves, lam = _Rows(CURVE_COLUMNS), _Rows(LAM_COLUMNS)
     noise: dict[tuple[str, int], LabelNoise] = {}
     measured: dict[str, dict[str, None]] = {each.name: {} for each in plan.suite.evaluations}
     facts: dict[str, Counter[str]] = {}
@@ -122,30 +123,55 @@ def load(plan: Plan, store: Store) -> Results:
         if final["status"] != "completed":
             continue
         names = [planned.cell, planned.arm, planned.trial.seed]
-        curves += ([*names, *map(epoch.get, CURVE_COLUMNS[3:])] for epoch in folder.epochs())
-        lam += ([*names, *row] for row in _lam_rows(final.get("mixing")))
+        curves.add([*names, *map(epoch.get, CURVE_COLUMNS[3:])] for epoch in folder.epochs())
+        lam.add([*names, *row] for row in _lam_rows(final.get("mixing")))
         for kind, record in evaluations:
             if record is not None:
                 measured[kind] |= dict.fromkeys(record["metrics"])
                 for name, (kinds, read) in _DETAILS.items():
                     if kind in kinds:
-                        details[name] += ([*names, *row] for row in read(kind, record["detail"]))
+                        details[name].add([*names, *row] for row in read(kind, record["detail"]))
         place = (planned.cell, planned.trial.seed)
         if planned.trial.label_noise.is_noisy and place not in noise:
             own = _label_noise(planned, folder)
             noise |= {place: own} if own else {}
-    frames = {name: _detail_frame(details[name], columns, num_names) for name, (columns, num_names) in _COLUMNS.items()}
+    frames = {name: _distinct(details[name].frame(), columns[:n]) for name, (columns, n) in _COLUMNS.items()}
     return Results(
         plan=plan,
         trials=_numeric(pd.DataFrame(rows)),
-        curves=_numeric(pd.DataFrame(curves, columns=CURVE_COLUMNS)),
-        lam=_numeric(pd.DataFrame(lam, columns=LAM_COLUMNS)),
+        curves=curves.frame(),
+        lam=lam.frame(),
         **frames,
         label_noise=tuple(noise.values()),
         measured={kind: tuple(names) for kind, names in measured.items()},
         provenance=facts,
         metric_of=metric_of,
     )
+
+
+class _Rows:
+    """The rows of a frame, as they come. As Python's own numbers those of ten thousand trials take a gigabyte."""
+
+    def __init__(self, columns: list[str]) -> None:
+        self._columns = columns
+        self._latest: list[list[Any]] = []
+        self._earlier: list[pd.DataFrame] = []
+
+    def add(self, rows: Iterable[list[Any]]) -> None:
+        self._latest += rows
+        if len(self._latest) >= ROWS_AT_ONCE:
+            self._earlier.append(self._packed())
+
+    def frame(self) -> pd.DataFrame:
+        parts = [*self._earlier, self._packed()]
+        if len(parts) == 1:
+            return parts[0]
+        # Not pd.concat, which looks at columns without any value in ways that it is about to change.
+        return pd.DataFrame({name: np.concatenate([part[name].to_numpy() for part in parts]) for name in self._columns})
+
+    def _packed(self) -> pd.DataFrame:
+        rows, self._latest = self._latest, []
+        return _numeric(pd.DataFrame(rows, columns=self._columns))
 
 
 def _lam_rows(mixing: Json | None) -> Iterator[list[Any]]:
@@ -207,9 +233,9 @@ _COLUMNS: dict[str, tuple[list[str], int]] = {
 """By frame: its columns, and how many of them, from the first on, name a row."""
 
 
-def _detail_frame(rows: list[list[Any]], columns: list[str], num_names: int) -> pd.DataFrame:
+def _distinct(frame: pd.DataFrame, names: list[str]) -> pd.DataFrame:
     """Two evaluations of one kind both bring the clean error: it counts once."""
-    return _numeric(pd.DataFrame(rows, columns=columns).drop_duplicates(columns[:num_names]).reset_index(drop=True))
+    return frame.drop_duplicates(names).reset_index(drop=True)
 
 
 def _label_noise(planned: PlannedTrial, folder: TrialFolder) -> LabelNoise | None:

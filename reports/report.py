@@ -51,10 +51,7 @@ def render(plan: Plan, store: Store, out_dir: Path, *, refresh_seconds: int | No
     metric = plan.suite.report.metric
     comparisons = compare(_pairs(results, metric), rule=plan.suite.stopping)
     table = tables.comparison_table(results, comparisons, metric=metric)
-    drawings = figures.draw_all(results, comparisons)
-    pictures = {name: drawing.png() for name, drawing in drawings.items()}
-
-    _write_figures(out_dir / "figures", drawings, pictures)
+    drawings, pictures = _draw(results, comparisons, out_dir / "figures")
     frame = tables.comparison_frame(results, comparisons, metric=metric)
     write_atomically(out_dir / "comparison.csv", csv_bytes(frame))
     write_atomically(out_dir / "comparison.md", tables.markdown(table).encode(errors="backslashreplace"))
@@ -100,15 +97,21 @@ def _pairs(results: Results, metric: str) -> list[Pairs]:
     return pairs_of(trials, metric, cells=plan.cells, arms=plan.arms, baseline=plan.baseline)
 
 
-def _write_figures(folder: Path, drawings: Mapping[str, figures.Drawing], pictures: Mapping[str, bytes]) -> None:
+def _draw(
+    results: Results, comparisons: Sequence[Comparison], folder: Path
+) -> tuple[dict[str, figures.Drawing], dict[str, bytes]]:
+    """Draw and write the figures, one after the other; the words that go with each, and its picture."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name in figures.FIGURES.keys() - drawings.keys():
-        for suffix in ("png", "pdf", "csv"):
-            (folder / f"{name}.{suffix}").unlink(missing_ok=True)
-    for name, drawing in drawings.items():
+    words, pictures = {}, {}
+    for name, drawing in figures.draw_all(results, comparisons):
+        words[name], pictures[name] = drawing.words(), drawing.png()
         write_atomically(folder / f"{name}.png", pictures[name])
         write_atomically(folder / f"{name}.pdf", drawing.pdf())
         write_atomically(folder / f"{name}.csv", drawing.csv())
+    for name in figures.FIGURES.keys() - words.keys():
+        for suffix in ("png", "pdf", "csv"):
+            (folder / f"{name}.{suffix}").unlink(missing_ok=True)
+    return words, pictures
 
 
 def _counts(results: Results, comparisons: Sequence[Comparison]) -> dict[str, int]:

@@ -30,7 +30,7 @@ def draw(world: World) -> dict[str, Drawing]:
     metric = world.plan.suite.report.metric
     trials = results.trials.assign(**{metric: results.column(metric)})
     names = {"cells": world.plan.cells, "arms": world.plan.arms, "baseline": world.plan.baseline}
-    return draw_all(results, compare(pairs_of(trials, metric, **names)))
+    return dict(draw_all(results, compare(pairs_of(trials, metric, **names))))
 
 
 def finish(world: World) -> None:

@@ -20,7 +20,9 @@ from bench.plan.plan import Plan, PlannedTrial
 from bench.plan.sequential import Evidence, look_level, metric_values, wanted
 from bench.plan.suite_file import StoppingRule
 from reports import render, statistics, wording
+from reports.chosen import chosen_on_validation
 from reports.figures import Drawing
+from reports.load import load
 from reports.statistics import BETTER, NO_CLEAR_DIFFERENCE, TOO_FEW_PAIRS, WORSE, Pairs, compare, settled_pairs
 
 FAMILY = {"methods": "[erm, {name: mixup, alpha: [0.2, 1]}]", "label_noise": "[{rate: 0}, {rate: 0.4}]"}
@@ -187,6 +189,10 @@ def test_other_figures_are_adjusted_for_the_looks_too(make_world: Callable[..., 
     chosen = pd.read_csv(tmp_path / "chosen.csv").groupby(["task", "family"])["seed"].agg(list)
     assert chosen["clean", "mixup alpha: 0.2, 1"] == list(range(int(main.loc["clean", "mixup alpha=1"]["pairs"])))
     assert len(chosen["uniform 40 %", "mixup alpha: 0.2, 1"]) == 7
+    selection = chosen_on_validation(load(world.plan, world.store))
+    assert selection is not None
+    first = selection.comparisons[0]  # of alpha=1, which every seed of the clean cell chooses
+    assert (first.cell, first.p) == ("clean", pytest.approx(main.loc["clean", "mixup alpha=1"]["t_p"]))
 
 
 @pytest.mark.usefixtures("without_pictures")
@@ -217,16 +223,18 @@ def test_a_verdict_whose_evidence_has_faded_is_marked() -> None:
 
 @pytest.mark.usefixtures("without_pictures")
 def test_early_stopping_s_caution_goes_by_the_same_rule(make_world: Callable[..., World], tmp_path: Path) -> None:
-    """By a plain t test the other metric would be clear in every comparison, and a caution say so."""
+    """By a plain t test the other metric would be clear, and a caution say so."""
     world = make_world(seeds="{min: 3, max: 5}", methods="[erm, {name: mixup, alpha: 1}]", label_noise="[{rate: 0}]")
     rng = np.random.default_rng(4)
+    gains = (0.02, 0.0, 0.03, 0.02, 0.01)
     for planned in world.plan.trials:
         world.finish(planned, 0.2 + rng.normal(0, 0.01))
         folder = world.store.trial(planned.trial_id)
         final = folder.final()
         assert final is not None
-        # differences -2, -1, -3, -2, -1: p = 0.009 by a plain t test, 0.02 after looking thrice
-        own = (2, 1, 3, 2, 1)[planned.trial.seed] if planned.arm != "erm" else 0
-        final["metrics"]["test_error_val_selected"] = 0.2 - 0.01 * own
+        own = gains[planned.trial.seed] if planned.arm != "erm" else 0.0
+        final["metrics"]["test_error_val_selected"] = 0.2 - own
         folder.write_final(final)
-    assert "would be others" in text_of(render(world.plan, world.store, tmp_path).html)
+    assert stats.ttest_1samp(gains, 0).pvalue < 0.04
+    assert sequential.sequential_evidence(gains, StoppingRule(min=3, max=5)).p > 0.05
+    assert "would be others" not in text_of(render(world.plan, world.store, tmp_path).html)

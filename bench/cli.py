@@ -237,7 +237,7 @@ def run(
 
     plan, store = _plan(suite, overrides, results)
     part = _shard(plan, shard)
-    _check_writable(store.root)
+    store.check_writable()
     found = _survey(part, store, devices=devices, jobs=jobs, per_device=slots_per_gpu)
     _echo(f"{plan.suite.name}: {plan.suite.question}")
     if jobs is None and _measured_first(found, store, data_root):
@@ -490,19 +490,6 @@ def _check_results(results: Path) -> None:
     if not there.is_dir() or not os.access(there, os.R_OK | os.X_OK):
         what = "may not be read" if there.is_dir() else "is a file, not a folder"
         raise UserError(f"results folder {results}: {there} {what}; choose another with --results or BENCH_RESULTS")
-
-
-def _check_writable(root: Path) -> None:
-    """Raise UserError where nothing can be written into the results folder, which is made if it is not there."""
-    import tempfile
-
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=root):
-            pass
-    except OSError as error:
-        message = f"results folder {root}: nothing can be written there ({error.strerror})"
-        raise UserError(f"{message}; choose another with --results or BENCH_RESULTS") from None
 
 
 def _suite_path(suite: str) -> Path:

@@ -6,7 +6,6 @@ are skipped, an interrupted one goes on from its checkpoint, and a trial that an
 
 from __future__ import annotations
 
-import errno
 import math
 import signal
 import threading
@@ -22,7 +21,7 @@ from bench.execution.engine import LOST, Engine, Running
 from bench.execution.task import BUSY, INTERRUPTED, NO_SPACE, OUT_OF_MEMORY, DataPaths, Needs, Task
 from bench.plan.plan import Plan, PlannedTrial
 from bench.plan.sequential import metric_values, wanted
-from bench.results.store import FINISHED, Store, TrialFolder
+from bench.results.store import FINISHED, Store, TrialFolder, is_no_space
 from bench.training.policy import CheckpointPolicy
 
 ATTEMPTS = 2
@@ -129,7 +128,7 @@ def run(plan: Plan, store: Store, engine: Engine, settings: Settings, watcher: W
                 supervisor.prepare()
                 supervisor.loop()
             except OSError as error:
-                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                if not is_no_space(error):
                     raise
                 supervisor.no_space(error.filename)
             finally:  # whatever happened: at its exit this process would wait for every trial that still runs
@@ -471,9 +470,9 @@ def _status(planned: PlannedTrial, folder: TrialFolder) -> str:
 def _sign_of_progress(folder: TrialFolder) -> tuple[int, ...]:
     """Changes whenever the trial gets on: only compared with itself, so that no two clocks have to agree."""
     found: list[int] = []
-    for name in ("heartbeat", "journal.jsonl"):
+    for path in (folder.heartbeat, folder.path / "journal.jsonl"):
         try:
-            entry = (folder.path / name).stat()
+            entry = path.stat()
         except OSError:
             continue
         found += (entry.st_mtime_ns, entry.st_size)

@@ -92,7 +92,7 @@ def _suite_options(command: Callable[..., None]) -> Callable[..., None]:
             metavar="N",
             expose_value=False,
             callback=keep,
-            help="As --set seeds=N: how many, or which: [0,1,2].",
+            help="As --set seeds=N: how many, which: [0,1,2], or until it is clear: '{min: 3, max: 20}'.",
         ),
         click.option(
             "--threads",

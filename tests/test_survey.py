@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import numpy as np
 import pytest
@@ -17,6 +19,8 @@ from bench.plan.suite import load_suite
 from bench.progress import LINE_ARMS, PlainLines
 from bench.results.store import Store
 from bench.survey import Survey, plan_lines, survey
+
+Bench = Callable[..., CompletedProcess[str]]
 
 SUITES = Path(__file__).parents[1] / "suites"
 
@@ -121,6 +125,14 @@ def test_what_seeds_until_it_is_clear_will_take(tmp_path: Path) -> None:
     end = made_up(tmp_path / "end", seeds=10)
     assert end.num_left == 0
     assert any(line.endswith("3 clear, 3 unclear with all seeds") for line in plan_lines(end))
+
+
+def test_the_command_line_takes_a_rule(bench: Bench, tiny_suite: Path) -> None:
+    """Also where it takes the same trials at most as the suite does as it is written."""
+    tiny_suite.write_text(tiny_suite.read_text().replace("seeds: 2", "seeds: 4"))
+    written, ruled = bench("plan", tiny_suite), bench("plan", tiny_suite, "--seeds", "{min: 2, max: 4}")
+    assert "trials    16 trials (2 cells, 2 arms, 4 seeds), 0 done, 16 to run" in written.stdout
+    assert "trials    8 to 16 trials (2 cells, 2 arms, 2 to 4 seeds), 0 done, 8 to run" in ruled.stdout
 
 
 def test_a_line_names_the_baseline_and_the_best() -> None:

@@ -65,7 +65,10 @@ def _gpus() -> Iterator[Finding]:
     if not gpus:
         yield Finding(True, "no NVIDIA GPU is visible: trials run on the CPU")
     for gpu in gpus:
-        yield Finding(True, f"{gpu.label}: {gpu.name}")
+        memory = ""
+        if gpu.memory_bytes is not None and gpu.free_bytes is not None:
+            memory = f", {gpu.free_bytes / 1e9:.0f} of {gpu.memory_bytes / 1e9:.0f} GB memory free"
+        yield Finding(True, f"{gpu.label}: {gpu.name}{memory}")
 
 
 def _writable(what: str, folder: Path) -> Finding:

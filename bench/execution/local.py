@@ -25,6 +25,9 @@ LOOK_SECONDS = 0.2
 FORKSERVER_DIED = 255
 """What multiprocessing gives for an exit status when the forkserver, which alone could know it, is gone."""
 
+NO_NUMBERS: Json = {"message": "the journal does not say more"}
+NO_NUMBERS |= dict.fromkeys(("requested_bytes", "free_bytes", "total_bytes", "allocated_bytes", "reserved_bytes"))
+
 
 @dataclass(eq=False, kw_only=True)
 class _Process(Running):
@@ -117,8 +120,8 @@ class LocalEngine:
 
     def _free(self, running: _Process) -> None:
         """Give its place back, with what is to be learnt from how it ended."""
-        if running.exit_status == OUT_OF_MEMORY and running.out_of_memory is not None:
-            numbers = running.out_of_memory
+        if running.exit_status == OUT_OF_MEMORY:
+            numbers = running.out_of_memory or NO_NUMBERS
             why = self._places.out_of_memory(running.slot, numbers)
             if why is not None:  # fewer neighbours would not help: it had none
                 attempt, trace = running.task.attempt, numbers.get("traceback", "")

@@ -28,6 +28,8 @@ FEWEST_STEPS = 2
 def step_on_command(trial: Trial, data: DataPaths, folder: Path, epoch_steps: int, link: Connection) -> None:
     """Train in the real loop until the other end of `link` is closed; orders and answers as `Pacer` takes them.
 
+    The first answer, None, comes when the data are there; a text is what went wrong.
+
     epoch_steps: the data are cut to so many steps an epoch, validation and test with them: what an epoch evaluates
     keeps its share, and falls into every window.
     """
@@ -35,6 +37,7 @@ def step_on_command(trial: Trial, data: DataPaths, folder: Path, epoch_steps: in
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
     try:
         cut = _cut(prepare(trial, load_arrays(data, trial.dataset), device=torch.device("cpu")), trial, epoch_steps)
+        link.send(None)
         pacer = Pacer(link)
         for number in itertools.count():
             scratch = TrialFolder(folder / f"{os.getpid()}-{number}")

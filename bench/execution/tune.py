@@ -11,8 +11,10 @@ only says what another number would give.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import math
 import statistics
 import tempfile
 import time
@@ -37,6 +39,8 @@ ROUNDS = 5
 MOST_THREADS = 8
 """More than these are tried only where the suite asks for them."""
 PROBE_BATCH = 4
+PATIENCE = 3
+"""The first round may take so many times what all of them should: without it there is nothing to say."""
 FEWEST_ROUNDS = 3
 """After fewer, what is usual stays: chance could have made another number of slots faster in all of them."""
 WORTH_SECONDS = 30 * 60.0
@@ -55,6 +59,10 @@ Way = tuple[int, int]
 
 class TuneError(UserError):
     """The measurement could not be made."""
+
+
+class _TooSlow(Exception):
+    """An answer did not come in time."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +141,7 @@ def measure(load: Workload, data: DataPaths, *, scratch: Path, seconds: float) -
 
     The processes are forked as those of a run are, and train the workload's trial in the real loop. Where one step
     takes longer than fits into the time, smaller batches are timed, and fewer rounds where these do not fit either.
-    Raises TuneError when a process dies, or the data set cannot be had.
+    Raises TuneError when a process dies, when the data set cannot be had, or when one round takes too long.
     """
     tried = ways(num_cores(), load.threads)
     window = seconds / ROUNDS / len(tried)
@@ -151,11 +159,14 @@ def measure(load: Workload, data: DataPaths, *, scratch: Path, seconds: float) -
         rates: dict[Way, list[float]] = {way: [] for way in tried}
         with _crew(max(slots for slots, _ in tried), trial, data, folder, epoch_steps=epoch_steps) as links:
             started = time.monotonic()
-            for round_ in range(ROUNDS):
-                if round_ and time.monotonic() - started > seconds:  # steps that take longer than their windows
-                    break
-                for slots, threads in tried if round_ % 2 else reversed(tried):
-                    rates[slots, threads].append(_rate(links[:slots], threads=threads, seconds=window))
+            with contextlib.suppress(_TooSlow):
+                for round_ in range(ROUNDS):
+                    until = started + (PATIENCE if round_ == 0 else 1) * seconds
+                    for slots, threads in tried if round_ % 2 else reversed(tried):
+                        rate = _rate(links[:slots], threads=threads, seconds=window, until=until)
+                        rates[slots, threads].append(rate)
+    if not all(rates.values()):
+        raise TuneError(f"{load.name}: its steps take too long to be measured in {seconds:g} s; more --seconds")
     return Measured(load, batch_size, rates)
 
 
@@ -268,34 +279,44 @@ def _crew(num: int, trial: Trial, data: DataPaths, folder: Path, *, epoch_steps:
             other_end.close()
             processes.append(process)
             links.append(link)
+        for link in links:  # the data are there
+            _answer(link, math.inf)
         yield links
     finally:
         for link in links:
             link.close()
+        deadline = time.monotonic() + 2
         for process in processes:
-            process.join(5)
+            process.join(max(0.0, deadline - time.monotonic()))
             if process.is_alive():  # in a step that takes longer, or in a download
                 process.kill()
                 process.join()
 
 
-def _rate(links: Sequence[Connection], *, threads: int, seconds: float) -> float:
-    """Steps per second of these processes together."""
-    try:
-        for link in links:
-            link.send((threads, seconds))
-        answers = [_answer(link) for link in links]
-        for link in links:
-            link.send(None)
-        for link in links:
-            _answer(link)
-    except (EOFError, ConnectionError):
-        raise TuneError("a process that measured was killed: is there enough memory?") from None
+def _rate(links: Sequence[Connection], *, threads: int, seconds: float, until: float = math.inf) -> float:
+    """Steps per second of these processes together. Raises _TooSlow when they have not said them by `until`."""
+    for link in links:
+        _order(link, (threads, seconds))
+    answers = [_answer(link, until) for link in links]
+    for link in links:
+        _order(link, None)
+    for link in links:
+        _answer(link, until)
     return float(sum(steps / taken for steps, taken in answers))
 
 
-def _answer(link: Connection) -> Any:
-    answer = link.recv()
+def _order(link: Connection, order: tuple[int, float] | None) -> None:
+    with contextlib.suppress(ConnectionError):  # its end is seen when its answer does not come
+        link.send(order)
+
+
+def _answer(link: Connection, until: float) -> Any:
+    if not link.poll(None if until == math.inf else max(0.0, until - time.monotonic())):
+        raise _TooSlow
+    try:
+        answer = link.recv()
+    except (EOFError, ConnectionError):
+        raise TuneError("a process that measured was killed: is there enough memory?") from None
     if isinstance(answer, str):
         raise TuneError(answer)
     return answer

@@ -113,6 +113,7 @@ def test_measuring_leaves_rates_and_no_process(
     plan: Plan, paths: DataPaths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tune, "ROUNDS", 2)
+    monkeypatch.setattr(tune, "PATIENCE", 200)
     [load] = workloads(plan)
     measured = measure(load, paths, scratch=tmp_path / "scratch", seconds=TINY_SECONDS)
     assert list(measured.rates) == ways(2, 1)
@@ -131,6 +132,16 @@ def test_a_process_that_dies_is_an_error_and_not_a_wait(plan: Plan, paths: DataP
         child.kill()
         with pytest.raises(TuneError, match="killed"):
             tune._rate(links, threads=1, seconds=60.0)
+
+
+def test_steps_that_take_too_long_end_the_measurement(
+    plan: Plan, paths: DataPaths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tune, "PATIENCE", 0)
+    [load] = workloads(plan)
+    with pytest.raises(TuneError, match=r"take too long .* more --seconds"):
+        measure(load, paths, scratch=tmp_path / "scratch", seconds=TINY_SECONDS)
+    assert not any(is_stepping(child) for child in psutil.Process().children(recursive=True))
 
 
 def is_stepping(process: psutil.Process) -> bool:
@@ -229,6 +240,7 @@ def test_a_long_run_measures_once_and_a_short_one_never(
     found = looked_at(plan, store)
     monkeypatch.setattr(cli, "TUNE_SECONDS", TINY_SECONDS)
     monkeypatch.setattr(tune, "ROUNDS", 2)
+    monkeypatch.setattr(tune, "PATIENCE", 200)
     assert not cli._measured_first(lasting(found, tune.WORTH_SECONDS - 1), store, None)
     long = lasting(found, tune.WORTH_SECONDS)
     assert not cli._measured_first(replace(long, slots=[Slot("GPU 0", "GPU-1")]), store, None)

@@ -59,6 +59,9 @@ ENVIRONMENT = {
 }
 """Set where the user has not set it."""
 
+SILENT_SECONDS = 11.0
+"""A little more than one request may take."""
+
 BUSY_SECONDS = 5.0
 """What a local database's other users are waited for."""
 
@@ -147,6 +150,7 @@ class Publisher:
         self._error = ""
         self._notes: tuple[str, ...] = ()
         self._retry_at = -math.inf
+        self._heard_at = -math.inf
 
     def __enter__(self) -> Self:
         return self
@@ -166,6 +170,7 @@ class Publisher:
     def publish_once(self, *, now: bool = False, seconds: float = math.inf) -> Outcome:
         """Publish whatever is new; begin no further trial after `seconds`. now: do not wait after a failure."""
         tally = _Tally()
+        self._heard_at = time.monotonic()
         with self._mutex:
             try:
                 self._publish(tally, now=now, deadline=time.monotonic() + seconds)
@@ -200,6 +205,13 @@ class Publisher:
         """The address of the plan's charts below MLflow's `base_url`; None before `prepare` has found MLflow."""
         return self._experiment_id and deep_link(base_url, self._experiment_id, self._plan.plan_id)
 
+    def is_silent(self) -> bool:
+        """Whether a server has not been heard of for longer than one request may take.
+
+        A request that gets a byte now and then is never timed out.
+        """
+        return self.tracking_uri.startswith("http") and time.monotonic() - self._heard_at > SILENT_SECONDS
+
     def close(self) -> None:
         """Let another process publish."""
         if self._lock is not None:
@@ -228,6 +240,7 @@ class Publisher:
                     raise
                 complaints.append(f"{planned.trial_id}: {_reason(error)}")
                 continue
+            self._heard_at = time.monotonic()
             self._mirrored[planned.trial_id] = signature
             tally.published += 1
             tally.pending -= 1
@@ -268,6 +281,7 @@ class Publisher:
         if self._connection is not None:
             return self._connection
         mlflow = _import_mlflow()
+        self._heard_at = time.monotonic()
         create_database(self.tracking_uri)
         check_database(self.tracking_uri)
         client = mlflow.MlflowClient(tracking_uri=self.tracking_uri)
@@ -409,14 +423,18 @@ class PublisherThread:
     def stop(self, *, timeout: float = 30.0) -> Outcome:
         """Make a last pass and let go of MLflow; the last outcome, within about `timeout` seconds whatever happens.
 
-        Where the pass before failed, within AILING_SECONDS. A second call waits for nothing.
+        Where the pass before failed, within AILING_SECONDS; where a server is silent, not much longer than for one
+        request. A second call waits for nothing.
         """
         first = not self._stopping.is_set()
         if self.outcome.error and self.outcome.error != BUSY:
             timeout = min(timeout, AILING_SECONDS)
         self._deadline = time.monotonic() + timeout
         self._stopping.set()
-        self._thread.join(timeout if first else 0)
+        while first and self._thread.is_alive() and time.monotonic() < self._deadline:
+            self._thread.join(0.1)
+            if self._publisher.is_silent():
+                break
         if self._thread.is_alive():
             return replace(self.outcome, pending=max(self.outcome.pending, 1), error=self.outcome.error or SILENT)
         return self.outcome
@@ -610,10 +628,11 @@ def _concerns_one_run(error: Exception) -> bool:
 
 def _reason(error: BaseException) -> str:
     """One short line: of a failed request, what the network said, without the layers around it."""
-    root = error
-    while inner := root.__cause__ or root.__context__:
-        root = inner
-    if isinstance(root, OSError):
-        return root.strerror or str(root)
+    chain = [error]
+    while inner := chain[-1].__cause__ or chain[-1].__context__:
+        chain.append(inner)
+    for each in reversed(chain):
+        if isinstance(each, OSError) and (each.strerror or each is chain[-1]):
+            return each.strerror or str(each)
     lines = str(error).strip().splitlines()
     return (lines[0] if lines else type(error).__name__)[:300]

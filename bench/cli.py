@@ -16,6 +16,7 @@ from bench.errors import UserError
 from bench.text import printable
 
 if TYPE_CHECKING:
+    from bench.execution.engine import Engine
     from bench.execution.supervisor import RunState
     from bench.execution.task import DataPaths
     from bench.execution.tune import Measured
@@ -202,6 +203,18 @@ def plan(
     type=click.FloatRange(min=0, min_open=True),
     help="Kill a trial without progress for so long, and try it again.",
 )
+@click.option(
+    "--engine",
+    "engine_name",
+    type=click.Choice(["local", "ray"]),
+    default="local",
+    show_default=True,
+    help="Where trials run: on this machine, or on a Ray cluster whose nodes all see the results folder.",
+)
+@click.option(
+    "--address",
+    help="With --engine ray: HOST:PORT of the cluster's head, or auto.  [default: RAY_ADDRESS, else one of its own]",
+)
 @click.option("--no-mlflow", is_flag=True, help="Do not publish; `bench publish` can do it later.")
 @click.option("--no-report", is_flag=True, help="Do not render the report; `bench report` can do it later.")
 def run(
@@ -218,6 +231,8 @@ def run(
     max_hours: float | None,
     max_trials: int | None,
     stall_minutes: float,
+    engine_name: str,
+    address: str | None,
     no_mlflow: bool,
     no_report: bool,
 ) -> None:
@@ -238,11 +253,21 @@ def run(
     plan, store = _plan(suite, overrides, results)
     part = _shard(plan, shard)
     store.check_writable()
-    found = _survey(part, store, devices=devices, jobs=jobs, per_device=slots_per_gpu)
-    _echo(f"{plan.suite.name}: {plan.suite.question}")
-    if jobs is None and _measured_first(found, store, data_root):
+
+    if engine_name == "ray":
+        found = _survey(part, store, jobs=jobs)
+        threads = max(planned.trial.training.threads for planned in part.trials)
+        engine = _ray_engine(store, threads, address=address, devices=devices, jobs=jobs, slots_per_gpu=slots_per_gpu)
+        _echo(f"{plan.suite.name}: {plan.suite.question}\n{found.headline.partition(';')[0]}")
+    else:
+        if address is not None:
+            raise UserError(f"--address {address} is of a Ray cluster: it takes --engine ray")
         found = _survey(part, store, devices=devices, jobs=jobs, per_device=slots_per_gpu)
-    _echo(found.headline)
+        _echo(f"{plan.suite.name}: {plan.suite.question}")
+        if jobs is None and _measured_first(found, store, data_root):
+            found = _survey(part, store, devices=devices, jobs=jobs, per_device=slots_per_gpu)
+        engine = LocalEngine(found.places)
+        _echo(found.headline)
     settings = supervisor.Settings(
         data=_data_paths(store, data_root),
         policy=CheckpointPolicy(checkpoint_seconds, checkpoint_epochs),
@@ -253,9 +278,9 @@ def run(
         stall_seconds=60 * stall_minutes,
     )
     with _publishing(plan, store, enabled=not no_mlflow) as finish:
-        with closing(LocalEngine(found.places)) as engine, watch(Console(), arms=plan.arms) as watcher:
+        with closing(engine), watch(Console(), arms=plan.arms) as watcher:
             state = supervisor.run(part, store, engine, settings, watcher)
-        for line in _outcome_lines(state, store):
+        for line in (*engine.notes, *_outcome_lines(state, store)):
             _echo(line)
         if state.stop in (None, supervisor.Stop.BUDGET):
             rendered = None if no_report or part.shard else _render(plan, store, None)
@@ -557,6 +582,16 @@ def _measured_first(found: Survey, store: Store, data_root: Path | None) -> bool
     except KeyboardInterrupt:
         sys.exit(EXIT_INTERRUPTED)
     return True
+
+
+def _ray_engine(
+    store: Store, threads: int, *, address: str | None, devices: str, jobs: int | None, slots_per_gpu: int | None
+) -> Engine:
+    from bench.execution.ray import RayEngine
+
+    return RayEngine(
+        store, threads=threads, address=address, devices=devices, jobs=jobs, slots_per_gpu=slots_per_gpu or 1
+    )
 
 
 def _data_paths(store: Store, data_root: Path | None) -> DataPaths:

@@ -83,7 +83,12 @@ def test_only_the_publisher_imports_mlflow(module):
     assert not any(name == "mlflow" or name.startswith("mlflow.") for name in imported(modules()[module]))
 
 
-HEAVY = ("torch", "torchvision", "timm", "mlflow", "sklearn", "pandas", "scipy", "matplotlib")
+@pytest.mark.parametrize("module", [m for m in modules() if m != "bench.execution.ray"])
+def test_only_its_engine_imports_ray(module):
+    assert not any(name == "ray" or name.startswith("ray.") for name in imported(modules()[module]))
+
+
+HEAVY = ("torch", "torchvision", "timm", "mlflow", "ray", "sklearn", "pandas", "scipy", "matplotlib")
 
 
 def loaded_after(code: str) -> set[str]:
@@ -93,8 +98,8 @@ def loaded_after(code: str) -> set[str]:
 
 
 def test_planning_and_supervising_load_nothing_heavy():
-    modules = "bench.cli, bench.survey, bench.execution.local, bench.execution.supervisor, bench.plan.networks"
-    modules += ", bench.plan.schema, bench.progress"
+    modules = "bench.cli, bench.survey, bench.execution.local, bench.execution.ray, bench.execution.supervisor"
+    modules += ", bench.plan.networks, bench.plan.schema, bench.progress"
     assert loaded_after(f"import {modules}") == set()
 
 
@@ -102,7 +107,7 @@ def test_the_report_never_loads_torch():
     assert loaded_after("import reports") & {"torch", "torchvision", "timm", "mlflow"} == set()
 
 
-def test_training_can_be_imported_without_mlflow():
+def test_training_can_be_imported_without_mlflow_and_ray():
     loaded = loaded_after("import bench.execution.preload")
     assert "torch" in loaded
-    assert "mlflow" not in loaded
+    assert not loaded & {"mlflow", "ray"}

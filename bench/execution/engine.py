@@ -34,8 +34,11 @@ class Running:
 class Engine(Protocol):
     """Runs attempts. One supervisor uses it, from one thread.
 
-    capacity: how many attempts it can run at once, to weigh the time left.
+    capacity: how many attempts it can run at once, to weigh the time left.  notes: what is worth knowing about the
+    machines, to be said when the run is over.
     """
+
+    notes: list[str]
 
     @property
     def capacity(self) -> int: ...

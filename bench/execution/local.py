@@ -45,6 +45,7 @@ class LocalEngine:
     """Places on this machine, one trial in each at a time."""
 
     def __init__(self, places: Places) -> None:
+        self.notes: list[str] = []
         self._places = places
         self._running: list[_Process] = []
         self._context = forkserver()

@@ -449,6 +449,7 @@ def ui(results: Path, host: str, port: int) -> None:
     from bench.results.mlflow_server import server_command
     from bench.results.store import Store
 
+    _check_results(results)
     try:
         server = server_command(default_tracking_uri(Store(results.absolute())), host=host, port=port)
     except OSError as error:

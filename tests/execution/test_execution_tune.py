@@ -226,11 +226,11 @@ def test_rates_that_are_none_are_ignored(plan: Plan, tmp_path: Path, rates: Any)
 
 def test_plan_and_run_take_what_is_remembered_unless_told_otherwise(plan: Plan, tmp_path: Path) -> None:
     store = Store(tmp_path)
-    assert len(looked_at(plan, store).slots) == 2
+    assert looked_at(plan, store).places.capacity == 2
     write_rates(store.cache, plan, {"2": [1.0] * 5, "3": [2.0] * 5})
-    assert len(looked_at(plan, store).slots) == 3
-    assert len(looked_at(plan, store, jobs=1).slots) == 1
-    assert len(looked_at(plan, store, jobs=5).slots) == 5
+    assert looked_at(plan, store).places.capacity == 3
+    assert looked_at(plan, store, jobs=1).places.capacity == 1
+    assert looked_at(plan, store, jobs=5).places.capacity == 5
 
 
 def test_a_long_run_measures_once_and_a_short_one_never(

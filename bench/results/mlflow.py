@@ -205,6 +205,10 @@ class Publisher:
         """The address of the plan's charts below MLflow's `base_url`; None before `prepare` has found MLflow."""
         return self._experiment_id and deep_link(base_url, self._experiment_id, self._plan.plan_id)
 
+    def num_pending(self) -> int:
+        """How many trials' folders hold what MLflow may not have."""
+        return len(self._news())
+
     def is_silent(self) -> bool:
         """Whether a server has not been heard of for longer than one request may take.
 
@@ -435,9 +439,12 @@ class PublisherThread:
             self._thread.join(0.1)
             if self._publisher.is_silent():
                 break
+        outcome = self.outcome
         if self._thread.is_alive():
-            return replace(self.outcome, pending=max(self.outcome.pending, 1), error=self.outcome.error or SILENT)
-        return self.outcome
+            outcome = replace(outcome, pending=max(outcome.pending, 1), error=outcome.error or SILENT)
+        if outcome.is_behind:  # by what there is now: trials may have ended since the pass that failed
+            outcome = replace(outcome, pending=max(self._publisher.num_pending(), 1))
+        return outcome
 
     def _run(self) -> None:
         while not self._stopping.wait(self._interval):
@@ -628,11 +635,12 @@ def _concerns_one_run(error: Exception) -> bool:
 
 def _reason(error: BaseException) -> str:
     """One short line: of a failed request, what the network said, without the layers around it."""
-    chain = [error]
-    while inner := chain[-1].__cause__ or chain[-1].__context__:
-        chain.append(inner)
-    for each in reversed(chain):
-        if isinstance(each, OSError) and (each.strerror or each is chain[-1]):
+    found = [error]
+    for each in found:  # urllib3 gives one error as the cause and another as the context
+        inner = [other for other in (each.__cause__, each.__context__) if other is not None]
+        found += [other for other in inner if all(other is not known for known in found)]
+    for each in reversed(found):
+        if isinstance(each, OSError) and (each.strerror or not (each.__cause__ or each.__context__)):
             return each.strerror or str(each)
     lines = str(error).strip().splitlines()
     return (lines[0] if lines else type(error).__name__)[:300]

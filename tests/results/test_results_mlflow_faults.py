@@ -214,6 +214,7 @@ def test_a_bad_server_is_an_error_in_one_line(store: Store, plan: Plan, worker: 
         assert (outcome.published, outcome.points, outcome.pending) == (0, 0, 3)
         assert outcome.error
         assert "\n" not in outcome.error
+        assert how != "resets" or outcome.error == "Connection reset by peer"
         assert publisher.publish_report([], verdicts=[]).is_behind
         assert time.monotonic() - began < 20
 
@@ -230,8 +231,9 @@ def test_the_end_waits_for_one_hanging_request_and_not_for_two(
         thread = PublisherThread(publisher, interval_seconds=0.01)
         thread.start()
         time.sleep(0.5)
+        worker(plan.trials[1]).complete()  # after the pass that hangs began
         began = time.monotonic()
-        assert thread.stop().is_behind
+        assert thread.stop().pending == 2
         assert 1 < time.monotonic() - began < 4.5
         assert thread.stop().is_behind
 

@@ -522,7 +522,7 @@ def test_a_run_that_is_killed_whole_leaves_nothing_running_for_ever(
     """SIGKILL for supervisor and workers; then, in copies: publish, the same suite again, another suite."""
     folder = tmp_path / "killed"
     folder.mkdir()
-    suite = write_suite(folder, epochs=1500)
+    suite = write_suite(folder, epochs=700)
     database = folder / "results/mlflow.db"
     process = started(folder, bench_environment, "run", suite, "--checkpoint-epochs", 50, "--no-report")
     query = "SELECT count(*) FROM runs JOIN metrics USING (run_uuid) WHERE status = 'RUNNING'"
@@ -538,7 +538,7 @@ def test_a_run_that_is_killed_whole_leaves_nothing_running_for_ever(
     write_suite(copies["other"], epochs=4, name="other")
     assert make_bench(copies["other"])("run", "other.yaml", "--no-report").returncode == 0
 
-    assert_whole(copies["again"], epochs=1500)
+    assert_whole(copies["again"], epochs=700)
     for name in ("publish", "other"):
         found = rows(
             copies[name] / "results/mlflow.db",
@@ -556,7 +556,7 @@ def test_a_server_that_dies_in_the_middle_and_comes_back_before_publish(
     database: Path,
     tmp_path: Path,
 ) -> None:
-    suite = write_suite(tmp_path, epochs=1500)
+    suite = write_suite(tmp_path, epochs=700)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
@@ -595,4 +595,4 @@ def test_a_server_that_dies_in_the_middle_and_comes_back_before_publish(
         assert result.returncode == 0, result.stdout + result.stderr
     finally:
         kill(server)
-    assert_whole(tmp_path, epochs=1500)
+    assert_whole(tmp_path, epochs=700)

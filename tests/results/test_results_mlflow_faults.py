@@ -526,8 +526,10 @@ def test_a_run_that_is_killed_whole_leaves_nothing_running_for_ever(
     database = folder / "results/mlflow.db"
     process = started(folder, bench_environment, "run", suite, "--checkpoint-epochs", 50, "--no-report")
     query = "SELECT count(*) FROM runs JOIN metrics USING (run_uuid) WHERE status = 'RUNNING'"
-    wait_for(lambda: database.exists() and rows(database, query)[0][0] > 0)
-    kill(process)
+    try:
+        wait_for(lambda: database.exists() and rows(database, query)[0][0] > 0)
+    finally:
+        kill(process)
     for trial_id in Store(folder / "results").trial_ids():
         assert Store(folder / "results").trial(trial_id).status() == "interrupted"
     copies = {name: Path(shutil.copytree(folder, tmp_path / name)) for name in ("publish", "again", "other")}

@@ -21,6 +21,7 @@ from bench.execution.task import DataPaths, Needs, Notice
 from bench.plan.config import DatasetConfig
 from bench.plan.evaluation import Corruptions, Ood
 from bench.plan.trial import Trial
+from bench.results.store import is_no_space
 from bench.training.data import Extras, given_labels, subset_positions
 
 
@@ -48,6 +49,11 @@ def prepare_data(data: DataPaths, needs: Iterable[Needs], *, processes: int, say
                     load_arrays(data, evaluation.against, inspection=inspection)
         except (DataError, ValueError) as error:
             return str(error)
+        except OSError as error:
+            if not is_no_space(error):
+                raise
+            places = f"{data.data_root} (downloads) or {data.cache_root} (caches)"
+            return f"no space is left, on the disk or in the quota, below {places}: {error}; make room there"
     return ""
 
 

@@ -96,6 +96,19 @@ def test_a_data_cache_that_cannot_be_written_leaves_nothing(tmp_path, monkeypatc
     assert cache.open_or_build(tmp_path / "data", lambda: decoded).class_names == ("a", "b")
 
 
+def test_data_that_do_not_fit_the_disk_are_said_before_anything_trains(namespace, tmp_path):
+    code = "import sys; from pathlib import Path; from bench.execution.preparation import prepare_data\n"
+    code += "from bench.execution.task import DataPaths, Needs\n"
+    code += "sys.path.insert(0, 'tests/execution'); from worker_processes import planned_trial\n"
+    code += "needs = [Needs(planned_trial(Path(sys.argv[2])).trial, ())]; root = Path(sys.argv[1])\n"
+    code += "print(prepare_data(DataPaths(root / 'data', root / 'cache'), needs, processes=1, say=lambda _: None))"
+    full = tmp_path / "full"
+    full.mkdir()
+    result = namespace(f"mount -t tmpfs -o size=64k none {full}", sys.executable, "-c", code, full, tmp_path)
+    assert result.stdout.startswith("no space is left, on the disk or in the quota, below "), result
+    assert f"{full / 'cache'} (caches)" in result.stdout
+
+
 READ_ONLY = "mount --bind {0} {0} && mount -o remount,bind,ro {0}"
 
 

@@ -98,9 +98,8 @@ class World:
                 self.levels[len(here)] += TICK
                 for run in here:
                     self._step(run, here)
-                for run in sorted(
-                    here, key=lambda each: each.slot.memory_share
-                ):  # a fence is in the way before the rest
+                # whoever comes to his own fence is stopped there, and takes nothing that others have
+                for run in sorted(here, key=lambda each: each.bytes <= each.slot.memory_share * gpu.memory_bytes):
                     if not self._has_room(gpu, run, here):
                         here.remove(run)
                         running.remove(run)

@@ -492,8 +492,14 @@ def _plan(suite: str, overrides: tuple[str, ...], results: Path) -> tuple[Plan, 
             written = make_plan(load_suite(path))
         except UserError:  # only with its overrides can it run
             written = plan
-        plan = written if written.plan_id == plan.plan_id else plan
+        plan = written if _meaning(written) == _meaning(plan) else plan
     return plan, Store(results.absolute())
+
+
+def _meaning(plan: Plan) -> tuple[object, ...]:
+    """What two suites have in common that train, measure and report the same."""
+    evaluations = [planned.evaluation_keys for planned in plan.trials]
+    return plan.plan_id, evaluations, plan.baseline, plan.suite.report
 
 
 def _shard(plan: Plan, text: str | None) -> Plan:

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import re
 import sqlite3
 import subprocess
 import sys
@@ -136,6 +137,17 @@ def test_her_own_images_in_a_ten_line_suite(bench, tmp_path):
     again = bench("run", suite, "--no-mlflow")
     assert "6 done" in again.stdout, "a moved folder is the same data"
     assert Store(tmp_path / "results").trial_ids() == trials
+
+
+def test_an_override_that_changes_no_trial_still_counts(finished, make_bench):
+    """Of evaluations and of the baseline no trial's id knows anything."""
+    _, folder = finished
+    bench = make_bench(folder)
+    measured = "evaluate=[clean, {name: in_between, pairs: 20}]"
+    assert "0 done, 8 trained and to be evaluated" in bench("plan", "tiny.yaml", "--set", measured).stdout
+    assert "8 done" in bench("plan", "tiny.yaml", "--set", "training.epochs=4").stdout
+    shown = bench("report", "tiny.yaml", "--set", "baseline=mixup alpha=1", "--out", folder / "turned").stdout
+    assert re.search(r"mixup alpha=1 .* baseline\nERM .* no clear difference", shown), shown
 
 
 def test_a_run_with_overrides_has_a_report_of_its_own(finished, make_bench):

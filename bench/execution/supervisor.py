@@ -12,6 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -21,7 +22,7 @@ from bench.execution.engine import LOST, Engine, Running
 from bench.execution.task import BUSY, INTERRUPTED, NO_SPACE, OUT_OF_MEMORY, DataPaths, Needs, Task
 from bench.plan.plan import Plan, PlannedTrial
 from bench.plan.sequential import metric_values, wanted
-from bench.results.store import FINISHED, Store, TrialFolder, is_no_space
+from bench.results.store import FINISHED, Busy, Store, TrialFolder, is_no_space
 from bench.training.policy import CheckpointPolicy
 
 ATTEMPTS = 2
@@ -185,6 +186,8 @@ class _Supervisor:
             folder = store.trial(planned.trial_id)
             if _status(planned, folder) in FINISHED:
                 self._finished(planned, folder)
+                if folder.checkpoint.exists():
+                    _close(folder)
             else:
                 self.pending.append(planned)
         state.planned, state.skipped = len(trials), state.done
@@ -465,6 +468,14 @@ class _Supervisor:
 
 def _status(planned: PlannedTrial, folder: TrialFolder) -> str:
     return folder.status(planned.evaluation_keys, with_weights=planned.is_source)
+
+
+def _close(folder: TrialFolder) -> None:
+    """Do what a worker that was killed just after final.json could not, unless one is at it."""
+    final = folder.final()
+    with suppress(Busy), folder.claim():
+        if final is not None:
+            folder.close(final)
 
 
 def _sign_of_progress(folder: TrialFolder) -> tuple[int, ...]:

@@ -103,7 +103,7 @@ def run_trial(task: Task, folder: TrialFolder, stop_requested: Callable[[], bool
     elif final["status"] == "completed":
         _evaluate_finished(task, trial, folder, stop_requested)
     else:
-        _close(folder, final)
+        folder.close(final)
 
 
 def _train_and_write(task: Task, trial: Trial, folder: TrialFolder, stop_requested: Callable[[], bool]) -> None:
@@ -158,7 +158,7 @@ def _train_and_write(task: Task, trial: Trial, folder: TrialFolder, stop_request
         final["gpu"] = gpu
     folder.sync_journal()
     folder.write_final(final)
-    _close(folder, final)
+    folder.close(final)
     if predictions is not None:
         # After final.json: an evaluation that fails, or is killed, costs neither the training nor its result.
         _evaluate_network(
@@ -166,14 +166,6 @@ def _train_and_write(task: Task, trial: Trial, folder: TrialFolder, stop_request
         )
         if not task.keep_weights:
             folder.weights.unlink(missing_ok=True)
-
-
-def _close(folder: TrialFolder, final: Json) -> None:
-    """What is left to do once final.json is there, and what a process that was killed just then left to the next."""
-    ends = [event["event"] for event in folder.events()[0] if event["event"] in ("started", "finished")]
-    if ends[-1:] != ["finished"]:
-        folder.append("finished", status=final["status"])
-    folder.remove_checkpoints()
 
 
 def _evaluate_finished(task: Task, trial: Trial, folder: TrialFolder, stop_requested: Callable[[], bool]) -> None:
@@ -195,7 +187,7 @@ def _evaluate_finished(task: Task, trial: Trial, folder: TrialFolder, stop_reque
             write_atomically(folder.logits, _npz(predictions))
     final = folder.final()
     assert final is not None
-    _close(folder, final)
+    folder.close(final)
     if predictions is not None:
         _evaluate_predictions(task, folder, predictions)
         if subjects is not None:

@@ -84,7 +84,9 @@ class SuiteFile(BaseModel):
         if not listed or any(type(seed) is not int or seed < 0 for seed in listed) or seeds == 0:
             kinds = "how many, at least 1, or which, a list such as [0, 1, 2], or {min: 3, max: 20}"
             raise ValueError(f"{shown(seeds)} should be {kinds}")
-        twice = [seed for seed in listed if listed.count(seed) > 1]
-        if twice:
-            raise ValueError(f"seed {twice[0]} is given twice")
+        seen: set[int] = set()
+        for seed in listed:
+            if seed in seen:
+                raise ValueError(f"seed {seed} is given twice")
+            seen.add(seed)
         return seeds

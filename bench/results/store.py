@@ -279,6 +279,13 @@ class TrialFolder:
     def write_final(self, final: Json) -> None:
         write_json(self.path / "final.json", final)
 
+    def close(self, final: Json) -> None:
+        """Do what is left once final.json is there, and what a process that was killed just then left to the next."""
+        ends = [event["event"] for event in self.events()[0] if event["event"] in ("started", "finished")]
+        if ends[-1:] != ["finished"]:
+            self.append("finished", status=final["status"])
+        self.remove_checkpoints()
+
     def final(self) -> Json | None:
         """final.json, or None while the trial is not finished."""
         final = read_json(self.path / "final.json")

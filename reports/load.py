@@ -163,7 +163,8 @@ class _Rows:
             self._earlier.append(self._packed())
 
     def frame(self) -> pd.DataFrame:
-        parts = [*self._earlier, self._packed()]
+        # Nothing says which type an empty part has.
+        parts = [*self._earlier, self._packed()] if self._latest or not self._earlier else self._earlier
         if len(parts) == 1:
             return parts[0]
         # Not pd.concat, which looks at columns without any value in ways that it is about to change.

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from made_up_trials import EVERYTHING, HARDWARE, VERSIONS, World
 
@@ -214,3 +215,17 @@ def test_results_of_before_mixing_was_recorded(make_world: Callable[..., World])
     assert results.curves[["train_error_mixed", "weight_norm"]].isna().all(axis=None)
     assert results.column("lam_mean").isna().all()
     assert results.column("test_error_last").notna().all()
+
+
+def test_rows_that_come_in_parts_give_the_same_frames(
+    make_world: Callable[..., World], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where a column has a value in some parts only: the errors on wrong labels, of the noisy cell."""
+    world = make_world(seeds=2, evaluate=EVERYTHING)
+    for planned in world.plan.trials:
+        world.finish(planned, 0.1)
+    whole = load(world.plan, world.store)
+    monkeypatch.setattr("reports.load.ROWS_AT_ONCE", 3)
+    parts = load(world.plan, world.store)
+    for name in ("curves", "lam", "bins", "corruptions", "attacks", "in_between", "ood"):
+        pd.testing.assert_frame_equal(getattr(parts, name), getattr(whole, name))

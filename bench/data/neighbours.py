@@ -109,8 +109,9 @@ def open_neighbours(
                 seal(partial, key=key)
                 sync(partial)
                 partial.rename(path)
-            finally:
+            except OSError:
                 partial.unlink(missing_ok=True)  # a disk that is full needs its space
+                raise
             cached = _open(path, key)
     assert cached is not None, f"{path} is damaged as soon as written"
     return cached

@@ -41,6 +41,7 @@ from bench.results.store import Busy, Store, TrialFolder, exclusive
 PACKAGE = Path(__file__).parents[1]
 POOL_SECONDS = 2.0
 """How often the cluster is asked what it has."""
+CONNECT_SECONDS = 10.0
 IDLE_SECONDS = 20.0
 """After so long without a trial to run a slot goes back to the cluster."""
 FIRST_SECONDS = 30.0
@@ -195,8 +196,8 @@ class RayEngine:
         self._expected: _Expected | None = None
         self._wanted_at = self._looked_at = -float("inf")
         self._deaths: Counter[Path] = Counter()
-        self._broken = 0
-        """Slots that could not even begin."""
+        self._broken: list[str] = []
+        """Why slots could not even begin, since the last one that could."""
 
     @property
     def capacity(self) -> int:
@@ -292,6 +293,9 @@ class RayEngine:
         while not stop():
             self._wanted_at = time.monotonic()
             self.wait(LOOK_SECONDS)
+            if len(self._broken) > WORKER_DEATHS:
+                remedy = "is mixup-bench installed on every node, in the same version?"
+                raise UserError(f"the Ray cluster cannot run trials: {self._broken[-1]}\n       {remedy}")
             problems = dict.fromkeys(
                 f"node {slot.facts.host}: {slot.facts.problem}"
                 for slot in self._slots
@@ -342,12 +346,9 @@ class RayEngine:
             slot.facts = self._ray.get(slot.ready)
         except self._ray.exceptions.RayError as error:
             self._drop(slot)
-            self._broken += 1
-            if self._broken > WORKER_DEATHS:
-                reason = str(error).strip().splitlines()[-1].strip()
-                remedy = "is mixup-bench installed on every node, in the same version?"
-                raise UserError(f"the Ray cluster cannot run trials: {reason}\n       {remedy}") from None
+            self._broken.append(str(error).strip().splitlines()[-1].strip())
             return
+        self._broken.clear()
         slot.free_since = time.monotonic()
         assert slot.facts is not None
         notes = []
@@ -385,10 +386,10 @@ class RayEngine:
         Else give those back that have nothing to do.
         """
         now = time.monotonic()
-        if not self._connected or now - self._looked_at < POOL_SECONDS:
+        if not self._connected or now - self._looked_at < POOL_SECONDS * 2 ** min(len(self._broken), 4):
             return
         self._looked_at = now
-        if now - self._wanted_at < 2 * POOL_SECONDS:
+        if now - self._wanted_at < POOL_SECONDS:
             room = self._room()
             for _ in range(self._limit(room + max(1, room // 4)) - len(self._slots)):
                 self._slots.append(self._new_slot())
@@ -445,6 +446,12 @@ def _connected(ray: Any, address: str) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
+    host, _, port = address.rpartition(":")
+    if host and port.isdigit():
+        try:
+            socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
+        except OSError as error:  # Ray would try for minutes
+            raise UserError(f"no Ray cluster at {address}: {error}") from None
     options: dict[str, Any] = {}
     if address == "local":
         options = {"num_cpus": num_cores(), "include_dashboard": False}
@@ -455,7 +462,7 @@ def _connected(ray: Any, address: str) -> Iterator[None]:
         ray._private.worker.print_to_stdstream = lambda *_, **__: None
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=True, **options)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         where = "a Ray cluster on this machine" if address == "local" else f"the Ray cluster at {address}"
         raise UserError(f"cannot use {where}: {error}") from None
     finally:

@@ -225,6 +225,21 @@ def test_a_driver_that_dies_or_is_asked_to_stop_leaves_trials_to_go_on_from(comm
 
 
 @needs_ray
+@pytest.mark.slow
+def test_a_trial_that_hangs_is_killed_and_tried_again(command, tmp_path):
+    results = tmp_path / "hung"
+    only = ("--set", "methods=[erm]", "--stall-minutes", "0.15")
+    with started(command, *LONG, *only, results=results) as run:
+        wait_until(at_epoch(results, 5, trials=1))
+        os.kill(events(results, "started")[0][1]["pid"], signal.SIGSTOP)
+        output, _ = run.communicate(timeout=100)
+    assert run.returncode == 0, output
+    assert [event["reason"] for _, event in events(results, "failed")] == ["no progress for 0.15 minutes"]
+    assert [event["attempt"] for _, event in events(results, "started")] == [1, 2]
+    assert events(results, "resumed")[0][1]["epoch"] >= 5
+
+
+@needs_ray
 def test_a_node_with_other_code_is_refused(command, tmp_path):
     for package in ("bench", "reports"):
         shutil.copytree(ROOT / package, tmp_path / "other" / package)
@@ -306,6 +321,7 @@ def test_without_ray_it_says_what_to_install(tiny_suite, tmp_path):
         (["--engine", "ray", "--devices", "0,1"], "Ray hands out the GPUs"),
         (["--engine", "ray", "--address", "ray://head:10001"], "run bench on a node of the cluster"),
         (["--address", "auto"], "it takes --engine ray"),
+        (["--engine", "ray", "--address", "127.0.0.1:1"], "no Ray cluster at 127.0.0.1:1: "),
     ],
 )
 @needs_ray

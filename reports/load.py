@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -94,6 +94,26 @@ class Results:
     provenance: Mapping[str, Mapping[str, int]]
     metric_of: Mapping[str, float | None]
 
+    def of_cells(self, cells: Collection[str]) -> Results:
+        """These results without those of other cells."""
+        if set(cells) >= set(self.plan.cells):
+            return self
+        trials = tuple(planned for planned in self.plan.trials if planned.cell in cells)
+        plan = replace(self.plan, trials=trials, cells=tuple(cell for cell in self.plan.cells if cell in cells))
+        return replace(
+            self,
+            plan=plan,
+            trials=_of(self.trials, cells),
+            curves=_of(self.curves, cells),
+            lam=_of(self.lam, cells),
+            bins=_of(self.bins, cells),
+            corruptions=_of(self.corruptions, cells),
+            attacks=_of(self.attacks, cells),
+            in_between=_of(self.in_between, cells),
+            ood=_of(self.ood, cells),
+            label_noise=tuple(each for each in self.label_noise if each.cell in cells),
+        )
+
     def column(self, metric: str) -> pd.Series[float]:
         """One metric of every trial; NaN throughout where no trial has it."""
         if metric in self.trials:
@@ -173,6 +193,10 @@ class _Rows:
     def _packed(self) -> pd.DataFrame:
         rows, self._latest = self._latest, []
         return _numeric(pd.DataFrame(rows, columns=self._columns))
+
+
+def _of(frame: pd.DataFrame, cells: Collection[str]) -> pd.DataFrame:
+    return frame[frame["cell"].isin(cells)].reset_index(drop=True)
 
 
 def _lam_rows(mixing: Json | None) -> Iterator[list[Any]]:

@@ -7,6 +7,7 @@ among the figures of the suite's question, unless reports/sections.py gives it a
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 import matplotlib as mpl
 
@@ -42,13 +43,23 @@ FIGURES: dict[str, Callable[[Results, Sequence[Comparison]], Drawing | None]] = 
 }
 
 
+MOST_CELLS = 12
+"""Of more cells than anybody looks at side by side the first are drawn: a figure of a hundred is metres long."""
+
+OF_ALL_CELLS = ("chosen",)
+"""Figures in which cells compete with each other: they are not what they are without all of them."""
+
+
 def draw_all(results: Results, comparisons: Sequence[Comparison]) -> Iterator[tuple[str, Drawing]]:
     """Every figure that applies to this suite and has data by now, with its name: one at a time.
 
-    A figure of a hundred cells takes hundreds of megabytes while it is drawn.
+    A figure of many cells takes hundreds of megabytes while it is drawn.
     """
+    cells, shown = results.plan.cells, results.plan.cells[:MOST_CELLS]
+    note = "" if len(shown) == len(cells) else f" The first {len(shown)} of {len(cells)} cells; comparison.csv has all."
+    part, compared = results.of_cells(shown), [each for each in comparisons if each.cell in shown]
     for name, draw in FIGURES.items():
         with mpl.rc_context(theme.RC):
-            drawing = draw(results, comparisons)
+            drawing = draw(results, comparisons) if name in OF_ALL_CELLS else draw(part, compared)
         if drawing is not None:
-            yield name, drawing
+            yield name, drawing if name in OF_ALL_CELLS else replace(drawing, caption=drawing.caption + note)

@@ -19,7 +19,7 @@ from scipy import stats
 from sklearn.metrics import confusion_matrix
 
 from reports import theme
-from reports.figures import FIGURES, Drawing, draw_all
+from reports.figures import FIGURES, MOST_CELLS, Drawing, draw_all
 from reports.figures.arms import arm_styles, drawn_arms
 from reports.load import load
 from reports.statistics import compare, pairs_of
@@ -594,3 +594,24 @@ def test_no_line_leaves_its_panel(full_world: World, many_arms: World) -> None:
                         name,
                         axes.get_title(loc="left"),
                     )
+
+
+def test_of_many_cells_the_first_are_drawn_and_the_caption_says_so(make_world: Callable[..., World]) -> None:
+    rates = ", ".join(f"{{kind: uniform, rate: 0.{number:02}}}" for number in range(1, MOST_CELLS + 3))
+    world = make_world(seeds=2, epochs=2, label_noise=f"[{rates}]", evaluate="[clean, calibration]")
+    finish(world)
+    drawn = draw(world)
+    first, others = world.plan.cells[:MOST_CELLS], world.plan.cells[MOST_CELLS:]
+    assert len(others) == 2
+    for name in ("differences", "alpha", "learning_curves", "memorisation", "reliability"):
+        assert set(drawn[name].data["cell"]) == set(first), name
+        assert drawn[name].caption.endswith(
+            f" The first {MOST_CELLS} of {MOST_CELLS + 2} cells; comparison.csv has all."
+        )
+    assert set(drawn["chosen"].data["cell"]) == set(world.plan.cells), "each choice takes its own cells alone"
+    assert "of 14 cells" not in drawn["chosen"].caption
+
+
+def test_the_words_of_a_figure_keep_its_size(world: World) -> None:
+    for drawing in draw(world).values():
+        assert list(drawing.words().figure.get_size_inches()) == list(drawing.figure.get_size_inches())

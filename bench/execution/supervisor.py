@@ -171,6 +171,8 @@ class _Supervisor:
         self.attempts: dict[str, int] = {}
         self.losses: dict[str, int] = {}
         self.begun: set[str] = set()
+        self.made_again: set[str] = set()
+        self.counted: set[str] = set()
         self.started = time.monotonic()
         self.estimate = 0.0
         """Seconds, of all that was pending when the run began or was added since."""
@@ -372,6 +374,9 @@ class _Supervisor:
     def _finished(self, planned: PlannedTrial, folder: TrialFolder) -> None:
         final = folder.final()
         assert final is not None
+        if planned.trial_id in self.counted:  # its network was lost, and made again
+            return
+        self.counted.add(planned.trial_id)
         self.ended_estimate += self._estimate(planned)
         self.state.done += 1
         if self.plan.suite.stopping:
@@ -407,12 +412,26 @@ class _Supervisor:
                 self.waiting.remove(planned)
                 self.pending.append(planned)
                 coming.add(planned.trial_id)
-            elif lost := missing - coming:
+            elif (lost := missing - coming) and (again := self._lost_networks(lost)):
+                self.pending += again
+                coming |= {source.trial_id for source in again}
+            elif lost:
                 self.waiting.remove(planned)
                 if all(self.store.trial(source).status() == "diverged" for source in missing):
                     self._give_up(planned, missing)
                     continue
                 self._failed(planned, f"not evaluated: trial {min(lost)}, whose network it needs, has none")
+
+    def _lost_networks(self, sources: set[str]) -> list[PlannedTrial]:
+        """Those that were finished, and whose kept network turned out to be damaged: they are made again, once."""
+        lost = [
+            planned
+            for planned in self.plan.trials
+            if planned.trial_id in sources - self.made_again
+            and _status(planned, self.store.trial(planned.trial_id)) == "unevaluated"
+        ]
+        self.made_again |= {planned.trial_id for planned in lost}
+        return lost
 
     def _give_up(self, planned: PlannedTrial, diverged: set[str]) -> None:
         """Record that there is nothing to measure: the network that an evaluation needs diverged, and always will."""

@@ -146,6 +146,22 @@ def test_a_transfer_between_networks_of_different_make_and_normalisation(run):
         assert record["metrics"]["transfer_fgsm_linf_24_error"] == pytest.approx(error, abs=2 / 797)
 
 
+def test_a_network_that_is_damaged_when_another_trial_needs_it_is_made_again(run):
+    options = ("methods=[erm]", ONE_CELL, "evaluate=[clean, {name: transfer, attacks: [fgsm], epsilon: [4]}]")
+    plan, store, _ = run(*options)
+    victim = plan.trials[0]
+    expected = untimed(records(store, victim))
+    source = store.trial(records(store, victim)["transfer"]["detail"]["source_trial"])
+    key = next(each.key for each in victim.evaluations if each.kind == "transfer")
+    (store.trial(victim.trial_id).path / "evaluations" / f"{key}.json").unlink()
+    weights = source.weights.read_bytes()
+    source.weights.write_bytes(weights[: len(weights) // 2])
+    _, _, state = run(*options)
+    assert (state.done, state.planned, state.failed) == (2, 2, [])
+    assert untimed(records(store, victim)) == expected
+    assert source.weights.read_bytes() == weights
+
+
 def test_a_later_evaluation_gives_the_same_bits(run):
     recipe = ("seeds=1", "training.threads=2", "training.channels_last=true", "model=timm/test_resnet")
     evaluate = "evaluate=[clean, {name: ood, against: uniform_noise}, {name: in_between, pairs: 50}]"

@@ -262,15 +262,7 @@ class TrialFolder:
         except FileNotFoundError:
             return [], offset
         whole = content[: content.rfind(b"\n") + 1]
-        events = []
-        for line in whole.splitlines():
-            try:
-                event = json.loads(line)
-            except (ValueError, RecursionError):
-                continue
-            if _is_event(event):
-                events.append(event)
-        return events, offset + len(whole)
+        return [event for event in _parsed(whole.splitlines()) if _is_event(event)], offset + len(whole)
 
     def epochs(self) -> list[Json]:
         """The epoch lines in order of epoch; of an epoch that was done again after a resume, the last."""
@@ -382,6 +374,21 @@ def last_per_epoch(events: list[Json]) -> list[Json]:
     """Epoch events in order of epoch, the last line of each."""
     by_epoch = {event["epoch"]: event for event in events if event["event"] == "epoch"}
     return [by_epoch[epoch] for epoch in sorted(by_epoch)]
+
+
+def _parsed(lines: list[bytes]) -> Iterator[Any]:
+    """What the lines hold, without those that do not parse."""
+    lines = [line for line in lines if line.strip()]
+    try:  # all at once, in half the time
+        together = json.loads(b"[" + b",".join(lines) + b"]")
+        if len(together) == len(lines):
+            yield from together
+            return
+    except (ValueError, RecursionError):
+        pass
+    for line in lines:
+        with suppress(ValueError, RecursionError):
+            yield json.loads(line)
 
 
 def _is_event(line: Any) -> bool:

@@ -151,7 +151,7 @@ def test_doctor_ticks_everything_here(bench, tmp_path):
 def test_doctor_says_when_torch_cannot_use_the_gpu(bench, tmp_path, bench_environment):
     smi = tmp_path / "bin" / "nvidia-smi"
     smi.parent.mkdir()
-    smi.write_text("#!/bin/sh\necho 0, GPU-aaaa1111, NVIDIA H200\n")
+    smi.write_text("#!/bin/sh\necho 0, GPU-aaaa1111, NVIDIA H200, 143771, 143000, Disabled\n")
     smi.chmod(0o755)
     result = bench("doctor", env={"PATH": f"{smi.parent}:{bench_environment['PATH']}"})
     assert result.returncode == 1

@@ -116,7 +116,10 @@ def _all_gpus() -> list[Gpu]:
     gpus: list[Gpu] = []
     instances: dict[str, list[Gpu]] | None = None
     for line in _nvidia_smi(f"--query-gpu={QUERY}", "--format=csv,noheader,nounits"):
-        index, uuid, name, total, free, mig = (field.strip() for field in line.split(","))
+        fields = [field.strip() for field in line.split(",")]
+        if len(fields) != len(QUERY.split(",")):  # a complaint in the place of a GPU
+            continue
+        index, uuid, name, total, free, mig = fields
         if mig == "Enabled":
             instances = _mig_instances() if instances is None else instances
             gpus += instances.get(uuid, [])

@@ -242,7 +242,7 @@ def _t_ps(values: NDArray[np.float64], first: int) -> NDArray[np.float64]:
     squares = np.maximum(np.cumsum(shifted**2) - sums**2 / n, 0.0)
     spread = np.maximum.accumulate(values) - np.minimum.accumulate(values)
     constant = spread <= ROUNDING * np.maximum(1.0, np.abs(mean))
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         t = np.abs(mean) * np.sqrt(n * (n - 1) / squares)
     flips = np.where(np.abs(mean) > ROUNDING, 2.0 ** (1 - n), 1.0)
     ps = np.where(constant, flips, 2 * special.stdtr(np.maximum(n - 1, 1), -np.where(constant, 0.0, t)))

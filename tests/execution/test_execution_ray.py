@@ -251,7 +251,7 @@ def test_a_node_with_other_code_is_refused(command, tmp_path):
     )
     assert result.returncode == 2
     assert "is not the code of this run, though the version is the same" in result.stderr
-    assert not (tmp_path / "results" / "trials").exists()
+    assert not Store(tmp_path / "results").trial_ids()
 
 
 @needs_ray

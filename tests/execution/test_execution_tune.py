@@ -16,7 +16,6 @@ from click.testing import CliRunner
 
 from bench import cli
 from bench.execution import tune
-from bench.execution.devices import Slot
 from bench.execution.processor import processor_name
 from bench.execution.stepping import Pacer
 from bench.execution.task import DataPaths
@@ -243,7 +242,7 @@ def test_a_long_run_measures_once_and_a_short_one_never(
     monkeypatch.setattr(tune, "PATIENCE", 200)
     assert not cli._measured_first(lasting(found, tune.WORTH_SECONDS - 1), store, None)
     long = lasting(found, tune.WORTH_SECONDS)
-    assert not cli._measured_first(replace(long, slots=[Slot("GPU 0", "GPU-1")]), store, None)
+    assert not cli._measured_first(replace(long, on_gpu=True), store, None)
     assert not (store.cache / "slots.json").exists()
     assert cli._measured_first(long, store, None)
     assert (store.cache / "slots.json").exists()

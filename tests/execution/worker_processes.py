@@ -57,7 +57,7 @@ def make_task(planned: PlannedTrial, root: Path, *, cache: Path, policy: Checkpo
     folder = Store(root).trial(planned.trial_id)
     paths = DataPaths(cache / "data", cache)
     policy = policy or CheckpointPolicy(float("inf"), 1)
-    return Task(planned.trial.record(), folder.path, planned.evaluations, True, 1, "cpu", "", paths, policy)
+    return Task(planned.trial.record(), folder.path, planned.evaluations, True, 1, paths, policy)
 
 
 def start(task: Task, prepare: Prepare | None = None, *arguments: Any) -> multiprocessing.process.BaseProcess:

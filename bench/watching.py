@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bench.plan.sequential import metric_values, wanted
 from bench.results.store import FINISHED, Store
 
 if TYPE_CHECKING:
@@ -51,7 +52,10 @@ def _progress(counts: Mapping[str, int]) -> str:
 
 
 def _all_finished(plan: Plan, store: Store) -> bool:
-    return all(store.trial(planned.trial_id).status(planned.evaluation_keys) in FINISHED for planned in plan.trials)
+    trials = plan.trials
+    if plan.suite.stopping:
+        trials = wanted(plan, metric_values(trials, store, plan.suite.report.metric))
+    return all(store.trial(planned.trial_id).status(planned.evaluation_keys) in FINISHED for planned in trials)
 
 
 def _signature(plan: Plan, store: Store) -> tuple[int, ...]:

@@ -513,6 +513,8 @@ def kill(process: subprocess.Popen[Any]) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
+    if process.stdout is not None:
+        process.stdout.close()
 
 
 @pytest.mark.slow
@@ -522,7 +524,7 @@ def test_a_run_that_is_killed_whole_leaves_nothing_running_for_ever(
     """SIGKILL for supervisor and workers; then, in copies: publish, the same suite again, another suite."""
     folder = tmp_path / "killed"
     folder.mkdir()
-    suite = write_suite(folder, epochs=700)
+    suite = write_suite(folder, epochs=2000)
     database = folder / "results/mlflow.db"
     process = started(folder, bench_environment, "run", suite, "--checkpoint-epochs", 50, "--no-report")
     query = "SELECT count(*) FROM runs JOIN metrics USING (run_uuid) WHERE status = 'RUNNING'"
@@ -541,7 +543,7 @@ def test_a_run_that_is_killed_whole_leaves_nothing_running_for_ever(
     write_suite(copies["other"], epochs=4, name="other")
     assert make_bench(copies["other"])("run", "other.yaml", "--no-report").returncode == 0
 
-    assert_whole(copies["again"], epochs=700)
+    assert_whole(copies["again"], epochs=2000)
     for name in ("publish", "other"):
         found = rows(
             copies[name] / "results/mlflow.db",
@@ -567,10 +569,10 @@ def test_a_server_that_dies_in_the_middle_and_comes_back_before_publish(
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
     def serve() -> subprocess.Popen[bytes]:
-        log = (tmp_path / "server.log").open("ab")
-        server = subprocess.Popen(
-            command.command, env=command.env, stdout=log, stderr=log, start_new_session=True, cwd=tmp_path
-        )
+        with (tmp_path / "server.log").open("ab") as log:
+            server = subprocess.Popen(
+                command.command, env=command.env, stdout=log, stderr=log, start_new_session=True, cwd=tmp_path
+            )
 
         def answers() -> bool:
             with contextlib.suppress(urllib.error.URLError, OSError):

@@ -99,8 +99,9 @@ def kill_one(supervisor: int, rng: random.Random) -> Counter[str]:
             if "forkserver" in " ".join(child.cmdline()):
                 processes["forkserver"].append(child)
                 processes["worker"] += child.children()
-        there = [kind for kind in KINDS if processes[kind]]
-        [kind] = rng.choices(there, [KINDS[kind] for kind in there])
+        [kind] = rng.choices(list(KINDS), list(KINDS.values()))
+        if not processes[kind]:
+            return Counter()
         rng.choice(processes[kind]).kill()
     except psutil.NoSuchProcess:
         return Counter()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -83,5 +84,6 @@ def start_preparing(data: DataPaths, needs: Iterable[Needs], processes: int, ans
     """
     from bench.execution.preparation import prepare_data
 
-    problem = prepare_data(data, needs, processes=processes, say=lambda text: answer.send(("doing", text)))
-    answer.send(("done", problem))
+    with suppress(BrokenPipeError):  # the supervisor was killed: nobody wants to know any more
+        problem = prepare_data(data, needs, processes=processes, say=lambda text: answer.send(("doing", text)))
+        answer.send(("done", problem))

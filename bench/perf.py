@@ -115,6 +115,18 @@ def throughput(folder: Path, *, epochs: int, seeds: int, rounds: int) -> list[tu
     return measured
 
 
+def supervision(folder: Path, *, slots: int, seeds: int) -> float:
+    """Seconds of the supervisor's own CPU time for each of `seeds` trials of two epochs."""
+    suite = folder / "supervision.yaml"
+    suite.write_text(SUITE.format(seeds=seeds, epochs=2))
+    plan, store = make_plan(load_suite(suite)), Store(folder / "supervision")
+    engine = local.LocalEngine(FixedSlots(cpu_slots(jobs=slots)))
+    settings = supervisor.Settings(_data(folder), CheckpointPolicy(), False, {})
+    started = time.process_time()
+    supervisor.run(plan, store, engine, settings, _Silent())
+    return (time.process_time() - started) / len(plan.trials)
+
+
 class _Silent:
     def update(self, state: supervisor.RunState) -> None:
         """Show nothing: drawing would be measured too."""
@@ -149,6 +161,8 @@ def main(epochs: int, rounds: int) -> None:
         click.echo(f"  trial, from fork to exit       {_spread([whole for whole, _, _ in loops])} s")
         click.echo(f"  trial / bare loop              {_spread([whole / loop for whole, _, loop in loops])}")
         click.echo(f"  its training / bare loop       {_spread([train / loop for _, train, loop in loops])}")
+        own = 1000 * supervision(Path(temporary), slots=16, seeds=100)
+        click.echo(f"  supervisor's own CPU time, per trial of two epochs, 16 slots: {own:.1f} ms")
         if num_cores() < 2:
             click.echo("  two workers: not measured, there is one core")
             return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
@@ -12,6 +13,16 @@ from bench.plan.plan import PlannedTrial
 
 LOST = -1000
 """The exit status of an attempt whose machine went away: nobody can say how it ended, and no fault of the trial."""
+
+
+def exit_in_words(status: int | None) -> str:
+    """A process's exit status: "killed by SIGKILL", "exit status 1"."""
+    if status is None or status >= 0:
+        return f"exit status {status}"
+    try:
+        return f"killed by {signal.Signals(-status).name}"
+    except ValueError:
+        return f"killed by signal {-status}"
 
 
 class DataUnavailable(UserError):

@@ -15,13 +15,15 @@ from multiprocessing import connection
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 
 from bench.execution.devices import Slot
-from bench.execution.engine import LOST, DataUnavailable, Running
+from bench.execution.engine import LOST, DataUnavailable, Running, exit_in_words
 from bench.execution.packing import Places, usage_of
 from bench.execution.task import FAILED, OUT_OF_MEMORY, DataPaths, Needs, Task, start_preparing, start_trial
 from bench.plan.plan import PlannedTrial
 from bench.results.store import Json, TrialFolder
 
 LOOK_SECONDS = 0.2
+PREPARATIONS = 3
+"""So often the data are tried to be prepared, where the process that does it is killed."""
 FORKSERVER_DIED = 255
 """What multiprocessing gives for an exit status when the forkserver, which alone could know it, is gone."""
 
@@ -57,7 +59,23 @@ class LocalEngine:
     def prepare(
         self, data: DataPaths, needs: Iterable[Needs], *, say: Callable[[str], None], stop: Callable[[], bool]
     ) -> None:
-        """See Engine. In one process, which uses as many processes as trials will."""
+        """See Engine. In one process, which uses as many processes as trials will; one that is killed is followed."""
+        needs = list(needs)
+        for _ in range(PREPARATIONS):
+            status, problem = self._prepare_once(data, needs, say, stop)
+            if problem:
+                raise DataUnavailable(problem)
+            if not status or stop():
+                return
+        raise DataUnavailable(
+            f"preparing the data sets ended {PREPARATIONS} times, {exit_in_words(status)}; if the machine is short of "
+            "memory, that is what may have ended it"
+        )
+
+    def _prepare_once(
+        self, data: DataPaths, needs: list[Needs], say: Callable[[str], None], stop: Callable[[], bool]
+    ) -> tuple[int | None, str]:
+        """The exit status of a process that could not say how it went, else 0, and what is wrong with the data."""
         answer, worker_end = self._context.Pipe(duplex=False)
         process = self._context.Process(target=start_preparing, args=(data, needs, self.capacity, worker_end))
         process.start()
@@ -71,13 +89,12 @@ class LocalEngine:
                         say(text)
         except EOFError:
             process.join()
-            raise DataUnavailable(f"preparing the data sets ended with exit status {process.exitcode}") from None
+            return process.exitcode, ""
         finally:
             if word == "doing":
                 process.terminate()  # it may be in the middle of a download, and this process waits for it at its exit
             process.join()
-        if word == "done" and text:
-            raise DataUnavailable(text)
+        return 0, text if word == "done" else ""
 
     def has_room(self) -> bool:
         return not self._places.is_full

@@ -18,7 +18,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Protocol, Self
 
-from bench.execution.engine import LOST, Engine, Running
+from bench.execution.engine import LOST, Engine, Running, exit_in_words
 from bench.execution.task import BUSY, INTERRUPTED, NO_SPACE, OUT_OF_MEMORY, DataPaths, Needs, Task
 from bench.plan.plan import Plan, PlannedTrial
 from bench.plan.sequential import metric_values, wanted
@@ -358,7 +358,7 @@ class _Supervisor:
             elif code == LOST:
                 reason = f"lost {MOST_LOSSES + 1} times with what it ran on"
             else:
-                reason = f"killed by {_signal_name(code)}" if code is not None and code < 0 else f"exit status {code}"
+                reason = exit_in_words(code)
             folder.append("failed", attempt=attempt.number, reason=reason, traceback="")
         if attempt.number < ATTEMPTS:
             self.pending.appendleft(planned)
@@ -524,13 +524,6 @@ def _needs(trials: Iterable[PlannedTrial]) -> list[Needs]:
             key = (*key, trial.method.neighbours, trial.dataset, trial.seed)
         distinct.setdefault(repr(key), Needs(trial, configs))
     return list(distinct.values())
-
-
-def _signal_name(code: int) -> str:
-    try:
-        return signal.Signals(-code).name
-    except ValueError:
-        return f"signal {-code}"
 
 
 def trial_name(planned: PlannedTrial) -> str:

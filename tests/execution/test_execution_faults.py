@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from pathlib import Path
@@ -77,3 +78,31 @@ def test_the_forkserver_is_killed_under_a_run(expected, start_run, tmp_path: Pat
     assert numbers(store, plan) == undisturbed
     assert_each_trained_once(store)
     assert "failed" not in {event["event"] for i in store.trial_ids() for event in store.trial(i).events()[0]}
+
+
+def test_what_prepares_the_data_is_killed(start_run, tmp_path: Path) -> None:
+    """Twice it is begun again; a third kill cannot be chance. The data are pipes that nobody writes to."""
+    raw = tmp_path / "results" / "data" / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for name in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1"):
+        os.mkfifo(raw / f"{name}-ubyte")
+    process = start_run("dataset.name=mnist")
+    lock = tmp_path / "results" / "cache" / "data" / "mnist-v1.lock"
+    killed: set[int] = set()
+    for _ in range(3):
+        wait_for(lambda: holders(lock) - killed)
+        [pid] = holders(lock) - killed
+        killed.add(pid)
+        os.kill(pid, signal.SIGKILL)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert "preparing the data sets ended 3 times, killed by SIGKILL" in output
+
+
+def holders(path: Path) -> set[int]:
+    """The processes that have a file open."""
+    found = set()
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            found |= {process.pid} if str(path) in {file.path for file in process.open_files()} else set()
+    return found

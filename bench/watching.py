@@ -52,6 +52,7 @@ def _progress(counts: Mapping[str, int]) -> str:
 
 
 def _all_finished(plan: Plan, store: Store) -> bool:
+    """Whether all trials have that the suite takes; not those that nobody wants because a comparison became clear."""
     trials = plan.trials
     if plan.suite.stopping:
         trials = wanted(plan, metric_values(trials, store, plan.suite.report.metric))

@@ -19,7 +19,8 @@ from bench.plan import sequential
 from bench.plan.plan import Plan, PlannedTrial
 from bench.plan.sequential import Evidence, look_level, metric_values, wanted
 from bench.plan.suite_file import StoppingRule
-from reports import render, statistics, wording
+from bench.watching import watch_report
+from reports import Report, render, statistics, wording
 from reports.chosen import chosen_on_validation
 from reports.figures import Drawing
 from reports.load import load
@@ -153,6 +154,28 @@ def test_the_report_of_a_suite_that_adds_seeds(make_world: Callable[..., World],
     assert "p (sign-flip)" not in text + report.table_text
     assert f"(Holm), {n} seeds" in next(each for each in report.verdicts if "beats" in each)
     assert re.search(r"seeds? would be needed to settle|too small for", " ".join(report.verdicts))
+
+
+@pytest.mark.usefixtures("without_pictures")
+@pytest.mark.timeout(60)
+def test_a_watched_report_ends_though_some_seeds_were_never_wanted(
+    make_world: Callable[..., World], tmp_path: Path
+) -> None:
+    world = make_world(seeds="{min: 3, max: 7}", label_noise=NOISE)
+    run(world)
+    assert any(world.store.trial(each.trial_id).final() is None for each in world.plan.trials)
+    refreshes: list[int | None] = []
+
+    def rendered(refresh: int | None) -> Report:
+        refreshes.append(refresh)
+        assert len(refreshes) == 1, "it goes on, though all that is wanted has ended"
+        report = render(world.plan, world.store, tmp_path, refresh_seconds=refresh)
+        (world.store.root / "trials" / world.plan.trials[0].trial_id / "final.json").touch()
+        return report
+
+    report = watch_report(world.plan, world.store, rendered, every=0.01, say=print)
+    assert refreshes == [None]
+    assert "1 better than ERM" in report.summary
 
 
 @pytest.mark.usefixtures("without_pictures")

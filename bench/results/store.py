@@ -144,16 +144,27 @@ def exclusive(path: Path, *, wait_seconds: float = 0.0) -> Iterator[None]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     deadline = time.monotonic() + wait_seconds
-    with path.open("a") as file:
-        while True:
+    while True:
+        with path.open("a") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
+                held = _is_the_same(path, file.fileno())
             except BlockingIOError:
-                if time.monotonic() >= deadline:
-                    raise Busy(f"{path} is held by another process") from None
-                time.sleep(0.05)
-        yield
+                held = False
+            if held:
+                yield
+                return
+        if time.monotonic() >= deadline:
+            raise Busy(f"{path} is held by another process")
+        time.sleep(0.05)
+
+
+def _is_the_same(path: Path, descriptor: int) -> bool:
+    """Whether the open file is still the one of that name: a lock on one that was replaced keeps nobody out."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
 
 
 @dataclass(frozen=True)
@@ -339,7 +350,7 @@ class Store:
             try:
                 folder.mkdir(parents=True, exist_ok=True)
                 probe.write_bytes(b"?")
-                probe.unlink()
+                probe.unlink(missing_ok=True)  # a run on another machine may have this process's id
             except OSError as error:
                 with suppress(OSError):
                     probe.unlink(missing_ok=True)

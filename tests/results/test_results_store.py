@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -331,3 +332,45 @@ def test_a_trial_is_found_by_the_beginning_of_its_id(tmp_path: Path) -> None:
         store.find("a1")
     with pytest.raises(UserError, match="no trial"):
         store.find("c")
+
+
+def test_a_lock_on_a_folder_that_was_replaced_meanwhile_is_no_lock(folder: TrialFolder) -> None:
+    """Who waits for a trial while `bench merge` puts another copy in its place gets the new one's lock, or none."""
+    holder = hold(folder)
+    waiting = threading.Event()
+    held: list[bool] = []
+
+    def work() -> None:
+        waiting.set()
+        with exclusive(folder.path / "lock", wait_seconds=10):
+            held.append(folder.is_claimed())
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    waiting.wait()
+    time.sleep(0.2)
+    folder.path.rename(folder.path.with_name("old"))
+    folder.path.mkdir()
+    holder.kill()
+    holder.wait()
+    thread.join()
+    assert held == [True]
+
+
+def test_two_machines_may_look_at_once_whether_results_can_be_written(tmp_path: Path) -> None:
+    """Their processes may have the same id, as in containers; here, threads have."""
+    store, problems = Store(tmp_path / "results"), []
+
+    def look() -> None:
+        try:
+            for _ in range(200):
+                store.check_writable()
+        except UserError as error:
+            problems.append(str(error))
+
+    threads = [threading.Thread(target=look) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert problems == []

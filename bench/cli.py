@@ -42,7 +42,7 @@ LEAST_TUNE_SECONDS = 5.0
 
 
 class Cli(click.Group):
-    """Turns an error that the user can mend into one message on stderr and exit status 2."""
+    """Turns an error that the user can mend into one message on stderr and exit status 2; Ctrl-C into status 130."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -50,6 +50,9 @@ class Cli(click.Group):
         except UserError as error:
             _echo(f"error: {error}", err=True)
             ctx.exit(EXIT_USAGE)
+        except KeyboardInterrupt:  # click would say 1, as if trials had failed
+            _echo("interrupted", err=True)
+            ctx.exit(EXIT_INTERRUPTED)
 
 
 def _echo(text: str, *, err: bool = False) -> None:

@@ -1,7 +1,11 @@
 """The command line as a user meets it: every command, its errors and its exit status."""
 
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -164,3 +168,20 @@ def test_doctor_says_what_is_wrong(bench, tmp_path):
     result = bench("doctor")
     assert result.returncode == 1
     assert "✗ results" in result.stdout
+
+
+def test_ctrl_c_is_status_130_wherever_it_falls(tiny_suite, tmp_path, bench_environment):
+    """Here before the trials, while a driver is asked that does not answer."""
+    smi, asked = tmp_path / "bin" / "nvidia-smi", tmp_path / "asked"
+    smi.parent.mkdir()
+    smi.write_text(f"#!/bin/sh\ntouch {asked}\nexec sleep 60\n")
+    smi.chmod(0o755)
+    command = [sys.executable, "-m", "bench", "run", str(tiny_suite)]
+    env = bench_environment | {"PATH": f"{smi.parent}:{bench_environment['PATH']}"}
+    with subprocess.Popen(command, cwd=tmp_path, env=env, stderr=subprocess.PIPE, text=True) as process:
+        while not asked.exists():
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        said = process.communicate(timeout=60)[1]
+    assert (process.returncode, said.strip()) == (130, "interrupted")

@@ -1,7 +1,6 @@
 """The command line as a user meets it: every command, its errors and its exit status."""
 
 import json
-import os
 import shutil
 import signal
 import subprocess

@@ -171,6 +171,8 @@ class _Supervisor:
         self.attempts: dict[str, int] = {}
         self.losses: dict[str, int] = {}
         self.begun: set[str] = set()
+        self.beyond: set[str] = set()
+        """Those begun beyond `max_trials`, because one within it needs their network to be brought to its end."""
         self.made_again: set[str] = set()
         self.counted: set[str] = set()
         self.started = time.monotonic()
@@ -255,7 +257,12 @@ class _Supervisor:
             elif folder.is_claimed():
                 self.pending.popleft()
                 self.elsewhere.append(planned)
-            elif planned.trial_id not in self.begun and len(self.begun) >= self.settings.max_trials:
+            elif self._is_over_budget(planned):
+                if (source := self._awaited_source()) is not None:
+                    self.beyond.add(source.trial_id)
+                    self.pending.remove(source)
+                    self.pending.appendleft(source)
+                    continue
                 if not self.state.running:
                     self._stop_for_budget(f"{self.settings.max_trials} trials were run")
                 return
@@ -270,6 +277,18 @@ class _Supervisor:
                 self.attempts[planned.trial_id] = number
                 self.begun.add(planned.trial_id)
                 self.state.running.append(Attempt(planned, folder, running, number, offset, offset))
+
+    def _is_over_budget(self, planned: PlannedTrial) -> bool:
+        return (
+            planned.trial_id not in self.begun | self.beyond
+            and len(self.begun - self.beyond) >= self.settings.max_trials
+        )
+
+    def _awaited_source(self) -> PlannedTrial | None:
+        """A trial still to be begun that one within the budget waits for: else the same would wait in every run."""
+        waiting = [planned for planned in self.waiting if planned.trial_id not in self.beyond]
+        missing = set[str]().union(*(self._missing_sources(planned) for planned in waiting))
+        return next((planned for planned in self.pending if planned.trial_id in missing), None)
 
     def _task(self, planned: PlannedTrial, folder: TrialFolder, attempt: int) -> Task:
         return Task(
@@ -396,6 +415,8 @@ class _Supervisor:
             self.elsewhere.remove(planned)
             if _status(planned, folder) in FINISHED:
                 self._finished(planned, folder)
+            elif planned.trial_id in self.begun:
+                self.pending.appendleft(planned)
             else:
                 self.pending.append(planned)
         self.state.elsewhere = len(self.elsewhere)
@@ -410,7 +431,7 @@ class _Supervisor:
             missing = self._missing_sources(planned)
             if not missing:
                 self.waiting.remove(planned)
-                self.pending.append(planned)
+                self.pending.appendleft(planned)
                 coming.add(planned.trial_id)
             elif (lost := missing - coming) and (again := self._lost_networks(lost)):
                 self.pending += again

@@ -131,6 +131,17 @@ def test_so_many_trials_and_no_more(scripted):
     assert (state.done, state.stop) == (8, None), "what is done does not count, and three were left"
 
 
+def test_a_budget_of_trials_gets_on_where_one_needs_the_network_of_another(run):
+    """The next seed's, which the budget alone would never let begin."""
+    small = ("evaluate=[transfer]", "matrix.label_noise=[{rate: 0}]", "training.epochs=1")
+    done = [0]
+    while done[-1] < 4:
+        _, _, state = run(*small, max_trials=1)
+        assert state.done > done[-1], f"done after each run: {done}"
+        done.append(state.done)
+    assert done[1] <= 2, "and no more than the budget and what it takes"
+
+
 def test_a_run_out_of_hours_saves_everything(run):
     run("seeds=1", results="first")  # the forkserver is there now
     started = time.monotonic()

@@ -7,6 +7,7 @@ in place, so that whoever has the old files mapped keeps them.
 Sizes and headers are looked at whenever a file is opened; an Inspection, one for each run, looks at every byte.
 """
 
+import errno
 import fcntl
 import hashlib
 import importlib.metadata
@@ -176,6 +177,9 @@ def sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if not path.is_dir() or error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise  # some network file systems cannot have a folder synchronised, and need not
     finally:
         os.close(descriptor)
 

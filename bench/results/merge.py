@@ -24,7 +24,7 @@ from typing import Any
 
 from bench.errors import UserError
 from bench.results.mlflow_trial import durable_epochs
-from bench.results.store import FINISHED, Busy, Json, Store, TrialFolder, exclusive, read_json
+from bench.results.store import FINISHED, Busy, Json, Store, TrialFolder, exclusive, read_json, sync_folder
 
 NEW, OLD = ".merge-new-", ".merge-old-"
 """Before a trial's id: a copy that is not whole yet, and the unfinished trial that one replaces."""
@@ -199,7 +199,7 @@ class _Merger:
                 shutil.rmtree(old)
             else:
                 _rename(new, here.path)
-            _sync(trials)
+            sync_folder(trials)
         finally:
             shutil.rmtree(new, ignore_errors=True)
 
@@ -386,13 +386,14 @@ def _copy_trial(source: Path, target: Path) -> None:
                 _copy_trial(Path(entry.path), target / entry.name)
             elif entry.is_file() and entry.name != "lock" and not entry.name.endswith(".tmp"):
                 _copy(Path(entry.path), target / entry.name)
-    _sync(target)
+    sync_folder(target)
 
 
 def _copy(source: Path, target: Path) -> None:
     """The content alone: what may be read there may be written here."""
     shutil.copyfile(source, target)
-    _sync(target)
+    with target.open("rb") as file:  # a rename must not get to the disk before it
+        os.fsync(file.fileno())
 
 
 def _copy_atomically(source: Path, target: Path) -> None:
@@ -403,15 +404,6 @@ def _copy_atomically(source: Path, target: Path) -> None:
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def _sync(path: Path) -> None:
-    """Have a file or folder on the disk, so that a rename does not get there before it in a power loss."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _rename(new: Path, path: Path) -> None:

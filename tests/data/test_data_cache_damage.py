@@ -1,8 +1,10 @@
 """What an Inspection of the cache finds: bits that turned over in files that keep their size and header."""
 
+import errno
 import json
 import multiprocessing
 import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -182,3 +184,18 @@ def test_a_corrupted_version_under_anothers_name_is_found(tmp_path: Path) -> Non
     said: list[str] = []
     assert corrupted(tmp_path, Inspection(said.append)) == before
     assert len(said) == 1
+
+
+def test_a_file_system_that_cannot_synchronise_a_folder_will_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some that are mounted over a network refuse it; of a file nobody may refuse it."""
+    real = os.fsync
+
+    def refusing(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", refusing)
+    assert content(open_or_build(tmp_path / "set", decoded)) == content(decoded())

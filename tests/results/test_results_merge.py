@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import resource
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -388,4 +391,17 @@ def test_a_full_disk_leaves_whole_trials_and_the_same_command_goes_on(trained, t
     assert target.trial_ids() == ids[:-1]
     assert not list((target.root / "trials").glob(".*"))
     assert merge([trained.root], target.root).counts == {"copied": 1, "the same": 7}
+    assert content(target) == content(trained)
+
+
+def test_a_file_system_that_cannot_synchronise_a_folder_will_do(trained, target, monkeypatch):
+    real = os.fsync
+
+    def refusing(descriptor):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", refusing)
+    assert merge([trained.root], target.root).is_whole
     assert content(target) == content(trained)

@@ -288,7 +288,9 @@ def run(
         if state.stop in (None, supervisor.Stop.BUDGET):
             rendered = None if no_report or part.shard else _render(plan, store, None)
             if part.shard and state.stop is None:
-                _echo(f"shard {part.shard} has ended; once all have, and are in one results folder: bench report")
+                _echo(
+                    f"shard {part.shard} has ended; once all have, and are in one results folder: bench report {suite}"
+                )
             if rendered:
                 _echo(f"\n{rendered.table_text}\n\nreport  {rendered.html.absolute()}")
             finish(rendered)
@@ -312,6 +314,7 @@ def tune(suite: str, overrides: tuple[str, ...], results: Path, data_root: Path 
     from bench.execution.tune import remember, remembered_slots, table_lines
 
     plan, store = _plan(suite, overrides, results)
+    store.check_writable()
     for measured in _measurements(plan, store, data_root, seconds=seconds):
         remember(store.cache, measured)
         _echo("\n".join(table_lines(measured)) + "\n")
@@ -380,7 +383,7 @@ def schema() -> None:
     show_default=True,
     type=click.FloatRange(min=1),
     metavar="SECONDS",
-    help="With --watch: at most so often.",
+    help="With --watch: at most so often, and less often where rendering takes long.",
 )
 def report(suite: str, overrides: tuple[str, ...], results: Path, out: Path | None, watch: bool, every: float) -> None:
     """Render the report from whatever has finished."""
@@ -453,8 +456,13 @@ def ui(results: Path, host: str, port: int) -> None:
     from bench.results.store import Store
 
     _check_results(results)
+    uri = default_tracking_uri(Store(results.absolute()))
+    if uri.startswith(("http://", "https://")):
+        raise UserError(
+            f"MLFLOW_TRACKING_URI is a server already: open {uri}, or unset it to see the results folder's own"
+        )
     try:
-        server = server_command(default_tracking_uri(Store(results.absolute())), host=host, port=port)
+        server = server_command(uri, host=host, port=port)
     except OSError as error:
         raise UserError(str(error)) from None
     _echo(f"MLflow at {server.url} (Ctrl-C ends it)")

@@ -200,7 +200,11 @@ def family(found: Survey) -> str:
         clear, over = sum(each.is_clear for each in made), sum(not each.is_clear and not each.goes_on for each in made)
         text = f"{_count(comparisons, 'comparison')}, {rule.min} to {_count(seeds, 'seed')} each, until it is clear"
         text += f" (p of at most {SIGNIFICANCE_LEVEL:g}, adjusted for every look and by Holm)"
-        return text + (f": {clear} clear, {over} unclear with all seeds" if found.metric_of else "")
+        return text + (
+            f": {clear} clear, {len(made) - clear - over} still open, {over} unclear with all seeds"
+            if found.metric_of
+            else ""
+        )
     best, needed = smallest_holm_sign_flip_p(seeds, comparisons), seeds_needed(comparisons)
     counts = f"{_count(seeds, 'seed')}, {_count(comparisons, 'comparison')}"
     enough = f"; {needed} seeds would do" if needed > seeds else "; enough for 0.05"

@@ -32,11 +32,12 @@ def watch_report(
 
     render: takes the seconds after which the page is to load itself again, None for never.
     """
+    took = 0.0
     while True:
         seen = _signature(plan, store)
         finished = _all_finished(plan, store)
         began = time.monotonic()
-        rendered = render(None if finished else max(1, round(every)))
+        rendered = render(None if finished else max(1, round(max(every, BUSY_SHARE * took))))
         took = time.monotonic() - began
         say(f"{time.strftime('%H:%M:%S')}  {_progress(rendered.counts)}: {rendered.summary}")
         if finished:

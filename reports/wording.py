@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from bench.plan.power import SIGNIFICANCE_LEVEL, seeds_needed
@@ -100,7 +101,9 @@ def how_tested(comparisons: int, rule: StoppingRule | None) -> dict[str, str]:
         "table": "Interval and p (Holm): paired t test, adjusted for looking after every seed, p also over all "
         "comparisons. Pairs count in the order of their seeds. There is no sign-flip test: it takes the number of "
         f"seeds as given. Verdict: by p (Holm) at {SIGNIFICANCE_LEVEL:g}. ± is over all finished seeds, of which a "
-        "method has as many as its comparison took, and the baseline as many as the longest.",
+        "method has as many as its comparison took, and the baseline as many as the longest: so a difference, over "
+        "a row's own pairs, is not that of the two means shown. p goes by the best look so far and the interval by the "
+        "last one: either can be clear where the other is not.",
         "secondary": "Seeds were added until the suite's own comparisons were clear, so comparisons have different "
         "numbers of pairs; the p values and intervals here are adjusted for looking after every seed in the same way.",
     }
@@ -205,6 +208,9 @@ def _outlook(comparison: Comparison | Judgement) -> str:
         return "; seeds are still being added"
     if comparison.seeds_for_clear_answer is None:
         return f"; too small for {MAX_SEEDS:,} seeds to settle"
+    if math.isnan(comparison.sign_flip_p):  # seeds were added: still more after a look would be one look too many
+        seeds = roughly(comparison.seeds_for_clear_answer, "seed")
+        return f"; it would take a new run of {seeds} to settle one of this size"
     more = comparison.seeds_for_clear_answer - comparison.pairs
     return f"; {roughly(more, 'more seed')} would be needed to settle one of this size"
 

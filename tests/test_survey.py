@@ -117,14 +117,14 @@ def test_what_seeds_until_it_is_clear_will_take(tmp_path: Path) -> None:
     assert after.at_most.seconds == pytest.approx(28 * 10 / 2)  # each took 9 s, and what needs its network 1 s
     lines = list(plan_lines(after, show_trials=True))
     assert lines[1].endswith("24 done, 4 to run")
-    assert any(line.endswith("3 clear, 0 unclear with all seeds") for line in lines)
+    assert any(line.endswith("3 clear, 3 still open, 0 unclear with all seeds") for line in lines)
     table = lines[lines.index("") + 1 :]
     assert [line.split()[-2:] for line in table[1:5]] == [["3/4", "3/3"]] * 4
     assert sum("seed 3" in line for line in lines) == 4
 
     end = made_up(tmp_path / "end", seeds=10)
     assert end.num_left == 0
-    assert any(line.endswith("3 clear, 3 unclear with all seeds") for line in plan_lines(end))
+    assert any(line.endswith("3 clear, 0 still open, 3 unclear with all seeds") for line in plan_lines(end))
 
 
 def test_the_command_line_takes_a_rule(bench: Bench, tiny_suite: Path) -> None:

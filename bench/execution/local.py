@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from multiprocessing import connection
 from multiprocessing.context import ForkServerContext, ForkServerProcess
+from multiprocessing.forkserver import ensure_running
 
 from bench.execution.devices import Slot
 from bench.execution.engine import LOST, DataUnavailable, Running, exit_in_words
@@ -78,7 +81,7 @@ class LocalEngine:
         """The exit status of a process that could not say how it went, else 0, and what is wrong with the data."""
         answer, worker_end = self._context.Pipe(duplex=False)
         process = self._context.Process(target=start_preparing, args=(data, needs, self.capacity, worker_end))
-        process.start()
+        start(process)
         worker_end.close()
         word, text = "doing", ""
         try:
@@ -109,7 +112,7 @@ class LocalEngine:
         offset = folder.events()[1]
         process = self._context.Process(target=start_trial, args=(task,))
         running = _Process(slot.label, slot=slot, process=process, task=task, folder=folder, journal_offset=offset)
-        process.start()
+        start(process)
         self._running.append(running)
         return running
 
@@ -165,6 +168,18 @@ class LocalEngine:
             self.kill(running)
         while self._running:
             self.wait(LOOK_SECONDS)
+
+
+def start(process: ForkServerProcess) -> None:
+    """Start a process; if need be the forkserver too, deaf to the Ctrl-C that a terminal sends to all."""
+    deaf = threading.current_thread() is threading.main_thread()
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN) if deaf else None
+    try:
+        ensure_running()
+    finally:
+        if deaf:
+            signal.signal(signal.SIGINT, handler)
+    process.start()
 
 
 def forkserver() -> ForkServerContext:

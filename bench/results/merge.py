@@ -63,12 +63,16 @@ class Conflict:
 
 @dataclass
 class Merged:
-    """What a merge did, or, with a dry run, would do. in_use: trials that some process works on, with their folder."""
+    """What a merge did, or, with a dry run, would do.
+
+    in_use: folders of trials that some process works on.  damaged: folders of a source whose final.json cannot be read.
+    """
 
     counts: Counter[str] = field(default_factory=Counter)
     files: int = 0
     conflicts: list[Conflict] = field(default_factory=list)
     in_use: list[Path] = field(default_factory=list)
+    damaged: list[Path] = field(default_factory=list)
 
     @property
     def is_whole(self) -> bool:
@@ -108,6 +112,8 @@ def merged_lines(merged: Merged, into: Path, *, dry_run: bool = False) -> Iterat
         if count := merged.counts[name]:
             yield f"  {count:>7}  {text.format(files=merged.files, s='s' * (merged.files != 1))}"
     yield "cache/, data/ and mlflow.db are not merged: caches are made again, `bench publish SUITE` fills MLflow"
+    for path in merged.damaged:
+        yield f"damaged   {path / 'final.json'} cannot be read: unfinished, so that the next run does it again"
     for path in merged.in_use:
         yield f"in use    {path}"
     for conflict in merged.conflicts:
@@ -142,6 +148,8 @@ class _Merger:
                     self.merged.in_use.append(there.path if there.is_claimed() else here.path)
                     outcome = "in use"
                 self.merged.counts[outcome] += 1
+                if (there.path / "final.json").exists() and _final(there) is None:
+                    self.merged.damaged.append(there.path)
         return self.merged
 
     def _one(self, here: TrialFolder, there: TrialFolder) -> str:

@@ -61,7 +61,7 @@ def run(tiny_suite, tmp_path):
 def start_run(tiny_suite, tmp_path, bench_environment):
     """`bench run` on the tiny suite in the background, with overrides."""
 
-    def start(*overrides: str) -> subprocess.Popen[str]:
+    def start(*overrides: str, new_session: bool = False) -> subprocess.Popen[str]:
         options = ["--no-mlflow", "--no-report", "--devices", "cpu"]
         for override in overrides:
             options += ["--set", override]
@@ -72,6 +72,7 @@ def start_run(tiny_suite, tmp_path, bench_environment):
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            start_new_session=new_session,
         )
 
     return start

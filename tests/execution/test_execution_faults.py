@@ -106,3 +106,14 @@ def holders(path: Path) -> set[int]:
         with contextlib.suppress(psutil.Error):
             found |= {process.pid} if str(path) in {file.path for file in process.open_files()} else set()
     return found
+
+
+def test_ctrl_c_while_the_forkserver_starts(start_run, tmp_path: Path) -> None:
+    """A terminal sends it to every process: that which loads torch has nothing to say about it."""
+    process = start_run(*SUITE, new_session=True)
+    wait_for(lambda: any("forkserver" in " ".join(child.cmdline()) for child in psutil.Process(process.pid).children()))
+    os.killpg(process.pid, signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, output
+    assert "Traceback" not in output
+    assert "the same command goes on from here" in output

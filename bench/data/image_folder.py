@@ -7,10 +7,12 @@ A file counts as an image by its extension (EXTENSIONS, in any case); whatever s
 import hashlib
 import multiprocessing
 import os
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing import connection
 from pathlib import Path
 from typing import NamedTuple
 
@@ -103,9 +105,23 @@ def _decode_each(root: Path, files: Sequence[ImageFile], image_size: int) -> Ite
         return
     # spawn, since the caller may have torch's threads running, which a fork would lose in the middle of their work
     with ProcessPoolExecutor(
-        min(os.cpu_count() or 1, MAX_PROCESSES), mp_context=multiprocessing.get_context("spawn")
+        min(os.cpu_count() or 1, MAX_PROCESSES),
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=_end_with_parent,
     ) as pool:
         yield from pool.map(decode, paths, chunksize=64)
+
+
+def _end_with_parent() -> None:
+    """A pool's process otherwise waits for work for ever when its parent is killed, as Ctrl-C does."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        connection.wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, name="orphan", daemon=True).start()
 
 
 def _given_split(root: Path) -> tuple[tuple[str, ...], list[ImageFile], list[ImageFile]]:

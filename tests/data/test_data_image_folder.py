@@ -2,7 +2,10 @@
 
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -151,6 +154,42 @@ def test_several_processes_decode_what_one_does(split_root: Path, monkeypatch: p
     with pytest.raises(DataError) as caught:
         image_folder.decode_images(split_root, files, image_size=8)
     assert str(path) in str(caught.value)
+
+
+DECODE = """
+import sys
+from pathlib import Path
+from bench.data import image_folder
+image_folder.PARALLEL_BYTES = 0
+root = Path(sys.argv[1])
+if __name__ == "__main__":
+    files = image_folder.list_images(root).train
+    for image in image_folder._decode_each(root, files, 8):
+        print("decoding", flush=True)
+        sys.stdin.read()
+"""
+
+
+def test_processes_that_decode_end_with_a_killed_one(split_root: Path, tmp_path: Path) -> None:
+    """They would wait for ever, and hold the terminal's pipe open."""
+    import psutil
+
+    (tmp_path / "decode.py").write_text(DECODE)
+    command = [sys.executable, tmp_path / "decode.py", split_root]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "decoding\n"
+    family = psutil.Process(process.pid).children(recursive=True)
+    assert len(family) >= 2
+    process.terminate()
+    try:
+        process.communicate(timeout=20)
+        _, left = psutil.wait_procs(family, timeout=20)
+        assert left == []
+    finally:
+        for child in family:
+            with suppress(psutil.NoSuchProcess):
+                child.kill()
 
 
 def truncated_jpeg(path: Path) -> None:

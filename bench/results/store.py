@@ -344,7 +344,7 @@ class Store:
         return self.root / "cache"
 
     def check_writable(self) -> None:
-        """Make a file where results go, and remove it. UserError where that cannot be, before anything trains."""
+        """Make a file where results go, lock and remove it. UserError where that cannot be, before anything trains."""
         for folder in (self.root, self.root / "trials", self.cache):
             probe = folder / f".writable.{os.getpid()}.tmp"
             try:
@@ -360,6 +360,17 @@ class Store:
                     else "make it writable for this user, or choose another folder with --results (BENCH_RESULTS)"
                 )
                 raise UserError(f"nothing can be written to {folder}: {error.strerror}; {remedy}") from None
+        try:
+            with exclusive(self.root / "trials" / f".locks.{os.getpid()}.tmp"):
+                pass
+        except Busy:  # of a run on another machine, so they work
+            pass
+        except OSError as error:
+            remedy = "mount it with flock, or choose another folder with --results (BENCH_RESULTS)"
+            raise UserError(f"files cannot be locked in {self.root / 'trials'}: {error.strerror}; {remedy}") from None
+        finally:
+            with suppress(OSError):
+                (self.root / "trials" / f".locks.{os.getpid()}.tmp").unlink(missing_ok=True)
 
     def trial(self, trial_id: str) -> TrialFolder:
         return TrialFolder(self.root / "trials" / trial_id)

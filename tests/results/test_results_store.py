@@ -374,3 +374,16 @@ def test_two_machines_may_look_at_once_whether_results_can_be_written(tmp_path: 
     for thread in threads:
         thread.join()
     assert problems == []
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_folder_without_locks_is_refused_before_anything_trains(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def refusing(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("bench.results.store.fcntl.flock", refusing)
+    with pytest.raises(UserError, match=r"cannot be locked.*--results"):
+        Store(tmp_path / "results").check_writable()
+    assert not any((tmp_path / "results" / "trials").iterdir())

@@ -6,9 +6,11 @@ trial, whatever it died of.
 
 from __future__ import annotations
 
+import atexit
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -25,6 +27,7 @@ from bench.plan.plan import PlannedTrial
 from bench.results.store import Json, TrialFolder
 
 LOOK_SECONDS = 0.2
+CLOSE_SECONDS = 5.0
 PREPARATIONS = 3
 """So often the data are tried to be prepared, where the process that does it is killed."""
 FORKSERVER_DIED = 255
@@ -166,8 +169,13 @@ class LocalEngine:
         """See Engine."""
         for running in list(self._running):
             self.kill(running)
-        while self._running:
+        deadline = time.monotonic() + CLOSE_SECONDS
+        while self._running and time.monotonic() < deadline:
             self.wait(LOOK_SECONDS)
+        if self._running:
+            pids = ", ".join(str(running.process.pid) for running in self._running)
+            print(f"SIGKILL does not end process {pids}: it is stuck in the kernel, and left behind", file=sys.stderr)
+            atexit.register(os._exit, FAILED)  # multiprocessing's own exit would wait for it for ever
 
 
 def start(process: ForkServerProcess) -> None:

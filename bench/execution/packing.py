@@ -216,7 +216,7 @@ class SharedGpus:
         measured: Mapping[Condition, Usage],
         per_device: int | None = None,
         jobs: int | None = None,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         now = clock()
         self._devices = [_Device(gpu, settled=now, changed=now) for gpu in gpus]
@@ -285,7 +285,7 @@ class SharedGpus:
                 resident.peak_bytes = event["peak_bytes"]
             elif event["event"] == "resumed":
                 resident.resumed = True
-            elif event["event"] == "epoch":
+            elif event["event"] == "epoch" and "uptime_seconds" in event:  # else it is of an attempt before
                 self._saw_epoch(device, resident, event)
         if resident.epochs >= 2 and resident.peak_bytes:
             known = self._need.get(resident.condition, 0)
@@ -295,9 +295,11 @@ class SharedGpus:
         seconds = event["train_seconds"] + event["eval_seconds"]
         resident.epochs += 1
         if resident.epochs == 1:  # its process started, its kernels were loaded and chosen: now it runs like the others
-            device.settled = max(device.settled, event["time"])
+            device.settled = max(device.settled, event["uptime_seconds"])
         elif (
-            seconds > 0 and all(each.epochs for each in device.residents) and event["time"] - seconds >= device.settled
+            seconds > 0
+            and all(each.epochs for each in device.residents)
+            and event["uptime_seconds"] - seconds >= device.settled
         ):
             self._epoch_seconds[resident.condition, len(device.residents)].append(seconds)
 

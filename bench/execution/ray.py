@@ -210,7 +210,7 @@ class RayEngine:
         say("connecting to the Ray cluster")
         self._connect()
         say("waiting for room on the Ray cluster")
-        self._wait_for_slots(stop)
+        self._wait_for_slots(say, stop)
         needs = list(needs)
         while not stop():
             slot = next((slot for slot in self._slots if slot.usable), None)
@@ -287,12 +287,14 @@ class RayEngine:
         else:
             self._request = {"num_cpus": self._threads, "num_gpus": 0}
 
-    def _wait_for_slots(self, stop: Callable[[], bool]) -> None:
+    def _wait_for_slots(self, say: Callable[[str], None], stop: Callable[[], bool]) -> None:
         """Until the slots that the cluster has room for are there, or one has been for a while."""
         deadline = float("inf")
         while not stop():
             self._wanted_at = time.monotonic()
             self.wait(LOOK_SECONDS)
+            if not self._room():
+                say(f"a Ray cluster in which no node has the {self._threads} CPUs yet that a trial takes")
             if len(self._broken) > WORKER_DEATHS:
                 remedy = "is mixup-bench installed on every node, in the same version?"
                 raise UserError(f"the Ray cluster cannot run trials: {self._broken[-1]}\n       {remedy}")

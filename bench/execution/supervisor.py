@@ -21,7 +21,7 @@ from typing import Protocol, Self
 from bench.execution.engine import LOST, Engine, Running, exit_in_words
 from bench.execution.task import BUSY, INTERRUPTED, NO_SPACE, OUT_OF_MEMORY, DataPaths, Needs, Task
 from bench.plan.plan import Plan, PlannedTrial
-from bench.plan.sequential import metric_values, wanted
+from bench.plan.sequential import metric_values, possible, wanted
 from bench.results.store import FINISHED, Busy, Store, TrialFolder, is_no_space
 from bench.training.policy import CheckpointPolicy
 
@@ -30,6 +30,8 @@ MOST_LOSSES = 20
 """So often an attempt may be lost at no cost to its trial: a trial may be what brings machines down."""
 TICK_SECONDS = 0.5
 STOP_SECONDS = 8.0
+KILL_SECONDS = 20.0
+"""A process that outlives SIGKILL for so long is stuck in the kernel, and not waited for."""
 
 
 class Stop(Enum):
@@ -204,8 +206,12 @@ class _Supervisor:
             self.state.preparing = text
             self.watcher.update(self.state)
 
+        trials: Iterable[PlannedTrial] = self.pending
+        if self.plan.suite.stopping:  # for seeds that may yet be added, too
+            done = self.known - {planned.trial_id for planned in self.pending}
+            trials = [each for each in possible(self.plan, self.metric_of) if each.trial_id not in done]
         self.engine.prepare(
-            self.settings.data, _needs(self.pending), say=say, stop=lambda: bool(self.signals.count) or self._is_late()
+            self.settings.data, _needs(trials), say=say, stop=lambda: bool(self.signals.count) or self._is_late()
         )
         self.state.preparing = ""
 
@@ -232,8 +238,10 @@ class _Supervisor:
         for attempt in self.state.running:
             self.engine.terminate(attempt.running)
         deadline, asked = time.monotonic() + STOP_SECONDS, self.signals.count
-        while self.state.running:
+        killed_at = math.inf
+        while self.state.running and time.monotonic() - killed_at < KILL_SECONDS:
             if time.monotonic() > deadline or self.signals.count > asked:
+                killed_at = min(killed_at, time.monotonic())
                 for attempt in self.state.running:
                     self.engine.kill(attempt.running)
             for running in self.engine.wait(TICK_SECONDS / 2):
@@ -403,8 +411,10 @@ class _Supervisor:
         if final["status"] == "diverged":
             self.state.diverged.append(planned)
         else:  # a report by a figure of an evaluation has no error of its own
-            error = final["metrics"].get(self.plan.suite.report.metric, final["metrics"]["test_error_last"])
-            self.state.errors.setdefault(planned.arm, []).append(error)
+            metrics = final.get("metrics", {})
+            error = metrics.get(self.plan.suite.report.metric, metrics.get("test_error_last"))
+            if error is not None:
+                self.state.errors.setdefault(planned.arm, []).append(error)
 
     def _look_elsewhere(self) -> None:
         """Trials that another supervisor had: finished there, or free again because it was stopped."""
@@ -513,7 +523,7 @@ def _status(planned: PlannedTrial, folder: TrialFolder) -> str:
 def _close(folder: TrialFolder) -> None:
     """Do what a worker that was killed just after final.json could not, unless one is at it."""
     final = folder.final()
-    with suppress(Busy), folder.claim():
+    with suppress(Busy, OSError), folder.claim():
         if final is not None:
             folder.close(final)
 

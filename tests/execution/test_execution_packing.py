@@ -120,7 +120,7 @@ class World:
         while run.done >= 1.0 and run.epoch < run.trial.epochs:
             run.done -= 1.0
             run.epoch += 1
-            line = {"event": "epoch", "time": self.now, "epoch": run.epoch, "eval_seconds": 0.0}
+            line = {"event": "epoch", "uptime_seconds": self.now, "epoch": run.epoch, "eval_seconds": 0.0}
             line["train_seconds"], run.began = self.now - run.began, self.now
             self.places.saw(run.slot, [{"event": "gpu_memory", "peak_bytes": run.trial.bytes}, line])
 
@@ -203,7 +203,7 @@ def test_measurements_of_an_earlier_run_spare_the_trial_alone():
     first = places.take(("cell", "erm"))
     assert places.take(("cell", "erm")) is None, "what two would get done is not known yet"
     for end in (1010.0, 1020.0, 1030.0):
-        places.saw(first, [{"event": "epoch", "time": end, "train_seconds": 9.0, "eval_seconds": 0.5}])
+        places.saw(first, [{"event": "epoch", "uptime_seconds": end, "train_seconds": 9.0, "eval_seconds": 0.5}])
     assert places.take(("cell", "erm")) is not None
 
 
@@ -238,7 +238,8 @@ class Told:
         self.places.saw(slot, memory)
         for _ in range(count):
             self.world.now += seconds
-            line = {"event": "epoch", "time": self.world.now, "train_seconds": 0.9 * seconds, "eval_seconds": 0.0}
+            line = {"event": "epoch", "uptime_seconds": self.world.now, "eval_seconds": 0.0}
+            line["train_seconds"] = 0.9 * seconds
             self.places.saw(slot, [line])
 
 
@@ -381,7 +382,7 @@ def test_a_gpu_that_does_not_tell_its_memory_gets_one_at_a_time():
     places = World([gpu], measured={("cell", "erm"): Usage(gpu_bytes=GB)}).places
     first = places.take(("cell", "erm"))
     line = {"event": "epoch", "train_seconds": 9.0, "eval_seconds": 0.5}
-    places.saw(first, [line | {"time": t} for t in (1010.0, 1020.0, 1030.0)])
+    places.saw(first, [line | {"uptime_seconds": t} for t in (1010.0, 1020.0, 1030.0)])
     assert places.take(("cell", "erm")) is None
 
 

@@ -204,3 +204,14 @@ def test_seeds_are_added_until_every_comparison_is_clear(scripted):
     assert engine.begun[:12] == list(plan.trials[:12]), "the first seeds of all come first"
     _, engine, state = scripted("seeds={min: 3, max: 12}")
     assert (engine.begun, state.done, state.stop) == ([], state.planned, None), "a resumed run wants the same"
+
+
+def test_an_attempt_that_no_kill_ends_does_not_hold_the_run(scripted, monkeypatch):
+    """As a process does that is stuck in the kernel."""
+    monkeypatch.setattr(supervisor, "STOP_SECONDS", 0.2)
+    monkeypatch.setattr(supervisor, "KILL_SECONDS", 0.5)
+    monkeypatch.setattr(ScriptedEngine, "wait", lambda _, seconds: time.sleep(seconds) or [])
+    started = time.monotonic()
+    _, _, state = scripted("seeds=1", max_seconds=0.1)
+    assert state.stop is Stop.BUDGET
+    assert time.monotonic() - started < 10

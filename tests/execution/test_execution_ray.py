@@ -265,7 +265,7 @@ def test_two_slots_share_a_gpu_and_one_that_is_not_there_is_refused(cluster, tmp
         assert engine._request == {"num_cpus": 1, "num_gpus": 0.5}
         assert engine._room() == 2
         with pytest.raises(UserError, match="Ray counts a GPU there, and nvidia-smi shows none"):
-            engine._wait_for_slots(lambda: False)
+            engine._wait_for_slots(lambda _: None, lambda: False)
         wait_until(lambda: ray.available_resources().get("GPU", 0) == 0)
     cluster.remove_node(node)
     assert not ray.is_initialized()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -79,9 +80,12 @@ def conditions(results: Results) -> list[tuple[str, str]]:
 
 def condition_summary(results: Results, metric: str) -> dict[tuple[str, str], Spread]:
     """The metric over all finished seeds of each planned (cell, arm)."""
-    frame = results.trials[["cell", "arm"]].assign(value=results.column(metric))
-    values = {key: group.dropna().to_numpy() for key, group in frame.groupby(["cell", "arm"])["value"]}
-    return {condition: spread_of(values[condition]) for condition in conditions(results)}
+    values: dict[tuple[str, str], list[float]] = {condition: [] for condition in conditions(results)}
+    columns = (results.trials["cell"], results.trials["arm"], results.column(metric))
+    for cell, arm, value in zip(*(column.tolist() for column in columns), strict=True):
+        if not math.isnan(value):
+            values[cell, arm].append(value)
+    return {condition: spread_of(np.array(own)) for condition, own in values.items()}
 
 
 def comparison_frame(results: Results, comparisons: Sequence[Comparison], *, metric: str) -> pd.DataFrame:

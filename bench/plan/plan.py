@@ -65,7 +65,7 @@ class Plan:
         """The arm that every other one is compared with."""
         return self.suite.baseline
 
-    @property
+    @cached_property
     def arms(self) -> tuple[str, ...]:
         """The arms' labels, the baseline first."""
         labels = [method.label for method in self.suite.methods]

@@ -18,12 +18,13 @@ from reports.figures.drawing import Drawing
 from reports.figures.errors import forest, learning_curves
 from reports.figures.in_between import in_between
 from reports.figures.label_noise import memorisation, transitions
+from reports.figures.layout import MOST_CELLS
 from reports.figures.robustness import attacks, corruption_kinds, corruption_severity, ood
 from reports.figures.training import lam, training_errors
 from reports.load import Results
 from reports.statistics import Comparison
 
-__all__ = ["FIGURES", "Drawing", "draw_all"]
+__all__ = ["FIGURES", "MOST_CELLS", "Drawing", "draw_all"]
 
 FIGURES: dict[str, Callable[[Results, Sequence[Comparison]], Drawing | None]] = {
     "differences": forest,
@@ -43,11 +44,8 @@ FIGURES: dict[str, Callable[[Results, Sequence[Comparison]], Drawing | None]] = 
 }
 
 
-MOST_CELLS = 12
-"""Of more cells than anybody looks at side by side the first are drawn: a figure of a hundred is metres long."""
-
 OF_ALL_CELLS = ("chosen",)
-"""Figures in which cells compete with each other: they are not what they are without all of them."""
+"""Figures in which cells compete with each other: which are drawn is for them to say, once all have been looked at."""
 
 
 def draw_all(results: Results, comparisons: Sequence[Comparison]) -> Iterator[tuple[str, Drawing]]:

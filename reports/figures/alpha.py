@@ -17,7 +17,7 @@ from reports import theme
 from reports.chosen import Choice, chosen_on_validation
 from reports.figures.arms import handle, series_of
 from reports.figures.drawing import Drawing
-from reports.figures.layout import CHARACTER, grid, panels, size_in_inches
+from reports.figures.layout import CHARACTER, MOST_CELLS, grid, panels, size_in_inches
 from reports.figures.series import curves_by, draw_curve, half_widths, occurring, summarised
 from reports.formats import listed
 from reports.load import Results
@@ -114,7 +114,8 @@ def chosen(results: Results, _comparisons: Sequence[Comparison]) -> Drawing | No
     candidates = occurring(plan.cells, sweeps["cell"])
     oracles = {(each.family, each.candidates[each.oracle]) for each in swept if each.oracle is not None}
     taken = {*sweeps.loc[sweeps["chosen"] > 0, "cell"], *(candidate.cell for _, candidate in oracles)}
-    cells = [cell for cell in candidates if cell in taken]
+    there = [cell for cell in candidates if cell in taken]
+    cells = there[:MOST_CELLS]
     names = list(dict.fromkeys(each.family for each in swept))
     styles = theme.styles(names)
     _, positions = _alpha_positions(sorted(sweeps["alpha"].unique()))
@@ -161,6 +162,8 @@ def chosen(results: Results, _comparisons: Sequence[Comparison]) -> Drawing | No
             f" Left out, because no seed's choice and no oracle lies there: {listed(left_out, most=MOST_NAMED)}; the "
             "CSV has all."
         )
+    if len(cells) < len(there):
+        caption += f" The first {len(cells)} of {len(there)} cells are drawn; the CSV has all."
     title = "Alpha chosen on validation"
     alt = f"Test error, validation error and share of seeds against alpha, in {len(cells)} rows."
     data = points["test"].merge(points["validation"], on=[*by, "n"], how="outer", suffixes=("_test", "_validation"))

@@ -16,6 +16,9 @@ from matplotlib.textpath import text_to_path
 
 from reports import theme
 
+MOST_CELLS = 12
+"""Of more cells than anybody looks at side by side the first are drawn: a figure of a hundred is metres long."""
+
 X_LABEL_HEIGHT = 0.42
 """Inches below a panel that its tick labels and axis label take."""
 

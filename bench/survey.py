@@ -15,7 +15,7 @@ from bench.plan.cost import Condition, PlanCost, Preparation, duration, plan_cos
 from bench.plan.networks import Networks
 from bench.plan.plan import Plan, PlannedTrial
 from bench.plan.power import SIGNIFICANCE_LEVEL, seeds_needed, smallest_holm_sign_flip_p
-from bench.plan.sequential import metric_values, possible, progress, wanted
+from bench.plan.sequential import possible, progress, wanted, wanted_now
 from bench.results.store import FINISHED, Store, TrialFolder
 
 KEPT_WEIGHT_BYTES = 5_000_000_000
@@ -128,8 +128,7 @@ def survey(
             records = [folder.evaluation(key) for key in networks_own]
             total = final["total_seconds"] + sum(record["seconds"] for record in records if record)
             seconds.setdefault(condition, []).append(total)
-    metric_of = metric_values(plan.trials, store, plan.suite.report.metric) if plan.suite.stopping else {}
-    trials = wanted(plan, metric_of)
+    metric_of, trials = wanted_now(plan, store)
     pending = [planned for planned in trials if status[planned.trial_id] not in FINISHED]
     unfinished = [planned for planned in possible(plan, metric_of) if status[planned.trial_id] not in FINISHED]
     trained = {

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.plan.sequential import metric_values, wanted
+from bench.plan.sequential import wanted_now
 from bench.results.store import FINISHED, Store
 
 if TYPE_CHECKING:
@@ -54,9 +54,7 @@ def _progress(counts: Mapping[str, int]) -> str:
 
 def _all_finished(plan: Plan, store: Store) -> bool:
     """Whether all trials have that the suite takes; not those that nobody wants because a comparison became clear."""
-    trials = plan.trials
-    if plan.suite.stopping:
-        trials = wanted(plan, metric_values(trials, store, plan.suite.report.metric))
+    _, trials = wanted_now(plan, store)
     return all(store.trial(planned.trial_id).status(planned.evaluation_keys) in FINISHED for planned in trials)
 
 

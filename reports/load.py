@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from bench.plan.sequential import metric_values, wanted
+from bench.plan.sequential import wanted_now
 from bench.results.store import Json, Store, TrialFolder, read_json
 from bench.text import one_line
 
@@ -123,14 +123,14 @@ class Results:
 
 def load(plan: Plan, store: Store) -> Results:
     """Read every planned trial that the suite takes. Files that are missing or torn count as not there."""
-    metric_of = metric_values(plan.trials, store, plan.suite.report.metric) if plan.suite.stopping else {}
+    metric_of, wanted = wanted_now(plan, store)
     rows: list[Json] = []
     details = {name: _Rows(columns) for name, (columns, _) in _COLUMNS.items()}
     curves, lam = _Rows(CURVE_COLUMNS), _Rows(LAM_COLUMNS)
     noise: dict[tuple[str, int], LabelNoise] = {}
     measured: dict[str, dict[str, None]] = {each.name: {} for each in plan.suite.evaluations}
     facts: dict[str, Counter[str]] = {}
-    for planned in wanted(plan, metric_of):
+    for planned in wanted:
         folder = store.trial(planned.trial_id)
         final = folder.final()
         if final is None:

@@ -21,7 +21,7 @@ from typing import Protocol, Self
 from bench.execution.engine import LOST, Engine, Running, exit_in_words
 from bench.execution.task import BUSY, INTERRUPTED, NO_SPACE, OUT_OF_MEMORY, DataPaths, Needs, Task
 from bench.plan.plan import Plan, PlannedTrial
-from bench.plan.sequential import metric_values, possible, wanted
+from bench.plan.sequential import metric_values, possible, wanted, wanted_now
 from bench.results.store import FINISHED, Busy, Store, TrialFolder, is_no_space
 from bench.training.policy import CheckpointPolicy
 
@@ -181,12 +181,8 @@ class _Supervisor:
         self.estimate = 0.0
         """Seconds, of all that was pending when the run began or was added since."""
         self.ended_estimate = 0.0
-        self.metric_of: dict[str, float | None] = {}
+        self.metric_of, trials = wanted_now(plan, store)
         """Of the trials that have ended, where it decides which seeds are added."""
-        trials = plan.trials
-        if plan.suite.stopping:
-            self.metric_of = metric_values(trials, store, plan.suite.report.metric)
-            trials = wanted(plan, self.metric_of)
         self.known, self.weighed = {planned.trial_id for planned in trials}, 0
         for planned in trials:
             folder = store.trial(planned.trial_id)

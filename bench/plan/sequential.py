@@ -173,6 +173,12 @@ def metric_values(trials: Iterable[PlannedTrial], store: Store, metric: str) -> 
     return found
 
 
+def wanted_now(plan: Plan, store: Store) -> tuple[dict[str, float | None], tuple[PlannedTrial, ...]]:
+    """(metric_of, the trials of `wanted`), by what has ended; with a fixed number of seeds nothing is read."""
+    metric_of = metric_values(plan.trials, store, plan.suite.report.metric) if plan.suite.stopping else {}
+    return metric_of, wanted(plan, metric_of)
+
+
 def sequential_evidence(differences: ArrayLike, rule: StoppingRule) -> Evidence:
     """What pairs show when they are looked at after each from the rule's `min` on.
 

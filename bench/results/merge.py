@@ -24,7 +24,7 @@ from typing import Any
 
 from bench.errors import UserError
 from bench.results.mlflow_trial import durable_epochs
-from bench.results.store import FINISHED, Busy, Json, Store, TrialFolder, exclusive, read_json, sync_folder
+from bench.results.store import FINISHED, Busy, Json, Store, TrialFolder, exclusive, is_no_space, read_json, sync_folder
 
 NEW, OLD = ".merge-new-", ".merge-old-"
 """Before a trial's id: a copy that is not whole yet, and the unfinished trial that one replaces."""
@@ -98,7 +98,7 @@ def merge(sources: Sequence[Path], into: Path, *, dry_run: bool = False) -> Merg
         raise UserError(f"another merge works on {into}") from None
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
-        remedy = "make room; " if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+        remedy = "make room; " if is_no_space(error) else ""
         message = f"merging into {into}: {error.strerror or error}{where}; {remedy}the same command goes on from here"
         raise UserError(message) from None
 

@@ -51,7 +51,7 @@ perf: $(INSTALLED)  ## measure a trial against a bare PyTorch loop
 	$(BIN)/python -m bench.perf $(ARGS)
 
 perf-methods: $(INSTALLED)  ## measure a training step of each method against ERM's (ARGS='--network mlp')
-	$(BIN)/python -m bench.perf_methods $(ARGS)
+	$(BIN)/python -m bench.perf.methods $(ARGS)
 
 fidelity: $(INSTALLED)  ## compare our corruptions with public implementations (downloads 430 MB)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,fidelity]'

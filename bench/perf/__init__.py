@@ -1,0 +1,1 @@
+"""What training costs, measured side by side: `make perf`, `make perf-methods`."""

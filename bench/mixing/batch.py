@@ -22,6 +22,14 @@ def inverse(permutation: Labels) -> Labels:
     return places
 
 
+def chosen(x: Tensor, index: Tensor) -> Tensor:
+    """x[index] along the first dimension, in x's memory format.  x: (B, ...).  index: (m,) int64.
+
+    index_select takes a third of the time, but knows one memory format only.
+    """
+    return x.index_select(0, index) if x.is_contiguous() else x[index]
+
+
 class ClassIndex:
     """The examples of each class.  labels: (n,) as given."""
 

@@ -72,12 +72,14 @@ class ManifoldMixup(Mixing):
         return self.layers
 
     def _mixed_loss(self, model: nn.Module, batch: Batch, *, rng: np.random.Generator) -> BatchLoss:
+        from bench.mixing.batch import chosen
+
         lam = draw_lam(rng, self.alpha)
         perm, index = draw_permutation(batch, rng=rng)
         layer = self.layers[int(rng.integers(len(self.layers)))] if len(self.layers) > 1 else self.layers[0]
 
         def mixed(hidden: Tensor) -> Tensor:
-            return mix_inputs(hidden, hidden[index], lam)  # index_select would give up a memory format
+            return mix_inputs(hidden, chosen(hidden, index), lam)
 
         if layer == 0:
             logits = model(mixed(batch.x))

@@ -32,8 +32,10 @@ class Partners(NamedTuple):
 
 def permuted(batch: Batch, *, rng: np.random.Generator) -> Partners:
     """A random permutation of the batch, as in the authors' code."""
+    from bench.mixing.batch import chosen
+
     perm, index = draw_permutation(batch, rng=rng)
-    return Partners(batch.x[index], batch.y.index_select(0, index), batch.labels[perm])
+    return Partners(chosen(batch.x, index), batch.y.index_select(0, index), batch.labels[perm])
 
 
 def draw_permutation(batch: Batch, *, rng: np.random.Generator) -> tuple[NDArray[np.int64], Tensor]:

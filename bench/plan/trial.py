@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any
+from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, SerializeAsAny, field_validator
+from pydantic import BaseModel, ConfigDict, SerializeAsAny, field_validator, model_validator
 
 from bench.data.corruptions import CORRUPTIONS_VERSION
 from bench.mixing import METHODS, Method
 from bench.plan.config import DatasetConfig, LabelNoiseConfig, ModelConfig, TrainingConfig
 
-NUMERICS_VERSION = 1
+NUMERICS_VERSION = 2
 """Raised whenever the same trial would give other numbers; CHANGELOG.md says why."""
 
 
@@ -32,6 +32,14 @@ class Trial(BaseModel):
     @classmethod
     def _method_by_name(cls, method: Any) -> Any:
         return METHODS[method["name"]].model_validate(method) if isinstance(method, dict) else method
+
+    @model_validator(mode="after")
+    def _with_memory_format(self) -> Self:
+        """The only default that hangs on another section."""
+        if self.training.channels_last is None:
+            settled = self.training.model_copy(update={"channels_last": self.model.channels_last_pays})
+            object.__setattr__(self, "training", settled)  # frozen, but not yet anybody's
+        return self
 
     @property
     def weight_decay(self) -> float:

@@ -47,7 +47,7 @@ report: $(INSTALLED)  ## render the report of a suite from whatever has finished
 ui: $(INSTALLED)  ## serve MLflow's pages on 127.0.0.1
 	$(BIN)/bench ui $(ARGS)
 
-perf: $(INSTALLED)  ## measure a trial against a bare PyTorch loop
+perf: $(INSTALLED)  ## measure a step and a trial beside those of others, into docs/performance.md
 	$(BIN)/python -m bench.perf $(ARGS)
 
 perf-methods: $(INSTALLED)  ## measure a training step of each method against ERM's (ARGS='--network mlp')

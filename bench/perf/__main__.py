@@ -1,5 +1,194 @@
-"""`python -m bench.perf`, which `make perf` runs."""
+"""`make perf`: what a training step and a trial of ours cost beside those of others, into docs/performance.md.
 
-from bench.perf.trials import main
+Ratios measured side by side in one process tree, interleaved, as medians with their quartiles: a shared or throttled
+machine then slows all sides alike.
+"""
 
-main()
+from __future__ import annotations
+
+import os
+import statistics
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+
+import click
+
+from bench.execution.devices import num_cores, visible_gpus
+from bench.execution.processor import processor_name
+from bench.execution.task import DataPaths
+from bench.perf import peers, trials
+from bench.perf.peers import Contestant, Machine, Result, Workload, ratios
+from bench.results.store import write_atomically
+
+DOCUMENT = Path("docs/performance.md")
+
+BF16 = {"precision": "bf16"}
+LOADER, BARE, OURS = Contestant("everyday loop", "loader"), Contestant("bare loop", "bare"), Contestant("ours", "ours")
+CONTESTANTS = (
+    LOADER,
+    Contestant("timm's loader and Mixup", "timm"),
+    BARE,
+    OURS,
+    Contestant("ours, ERM", "ours", method="erm"),
+    Contestant("bare loop, bf16", "bare", BF16),
+    Contestant("ours, bf16", "ours", BF16),
+)
+
+WORKLOADS = {
+    "mlp": Workload(
+        "the tutorial's MLP on MNIST", {"name": "mnist"}, "mlp", crop_padding=2, lr=0.01, epochs=3, turns=9
+    ),
+    "test_resnet": Workload(
+        "timm/test_resnet on Fashion-MNIST",
+        {"name": "fashion_mnist"},
+        "timm/test_resnet",
+        crop_padding=2,
+        lr=0.05,
+        epochs=1,
+        turns=6,
+        images=40_000,
+    ),
+    "preact_resnet18": Workload(
+        "preact_resnet18 on CIFAR-10",
+        {"name": "cifar10"},
+        "preact_resnet18",
+        crop_padding=4,
+        lr=0.05,
+        epochs=1,
+        turns=6,
+        images=42 * 128,
+        test_images=1000,
+    ),
+}
+
+
+def contestants(machine: Machine) -> tuple[Contestant, ...]:
+    """Who runs on this machine's device."""
+    if machine.device != "cpu":
+        packed = [Contestant(f"ours, bf16, {n} trials at once", "ours", BF16, copies=n) for n in (2, 4, 8)]
+        return (*CONTESTANTS, *packed)
+    together = Contestant(f"ours, {machine.threads} trials at once with a thread each", "ours", copies=machine.threads)
+    return (*CONTESTANTS, *([replace(together, threads=1)] if machine.threads > 1 else []))
+
+
+def table(results: dict[str, Result], entries: Sequence[Contestant]) -> list[str]:
+    """Markdown: a row for each contestant."""
+    lines = [
+        "| | ms per step | times as fast as the everyday loop | of the bare loop's speed | test error |",
+        "|---|---|---|---|---|",
+    ]
+    for entry in entries:
+        found = results[entry.name]
+        floor = results.get(f"{BARE.name}, bf16" if entry.training.get("precision") == "bf16" else BARE.name)
+        of_floor = quartiles(ratios(floor, found)) if floor and entry.loop == "ours" and entry.copies == 1 else ""
+        times = quartiles(ratios(results[LOADER.name], found)) if entry != LOADER else "1"
+        milliseconds = quartiles([1000 * each for each in found.seconds])
+        lines.append(f"| {entry.name} | {milliseconds} | {times} | {of_floor} | {errors(found.errors)} |")
+    mixing = quartiles(ratios(results[OURS.name], results["ours, ERM"]))
+    return [*lines, "", f"Mixup's step takes {mixing} times ERM's."]
+
+
+def quartiles(values: Sequence[float]) -> str:
+    """Median [lower quartile-upper quartile], three digits."""
+    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
+    return f"{middle:#.3g} [{low:#.3g}-{high:#.3g}]"
+
+
+def errors(values: Sequence[float]) -> str:
+    """In percent: the mean and the standard deviation over seeds."""
+    spread = f" ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{100 * statistics.mean(values):.1f}{spread} %"
+
+
+def here(machine: Machine) -> str:
+    """Hardware and versions, as a sentence."""
+    hardware = f"{processor_name()}, {num_cores()} cores"
+    if machine.device != "cpu":
+        hardware = f"{visible_gpus()[0].name}; {hardware}"
+    versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "torchvision", "timm"))
+    return (
+        f"{hardware}; Python {sys.version.split()[0]}, {versions}; {machine.threads} threads, loaders with "
+        f"{machine.workers} workers; {datetime.now(UTC):%Y-%m-%d}."
+    )
+
+
+def write_section(document: Path, name: str, lines: Sequence[str]) -> None:
+    """Replace what stands between the two comments that name the section. Raises UsageError where they are missing."""
+    begin, end = f"<!-- make perf, {name}: begin -->", f"<!-- make perf, {name}: end -->"
+    text = document.read_text(encoding="utf-8") if document.exists() else ""
+    before, found_begin, rest = text.partition(begin)
+    _, found_end, after = rest.partition(end)
+    if not (found_begin and found_end):
+        raise click.UsageError(f"{document}: the lines {begin} and {end} are missing; the section goes between them")
+    write_atomically(document, "\n".join([f"{before}{begin}", *lines, f"{end}{after}"]).encode())
+
+
+@click.command()
+@click.option("--only", multiple=True, type=click.Choice([*WORKLOADS, "trial"]), help="Of what there is to measure.")
+@click.option("--seeds", default=3, show_default=True, help="Trainings of each contestant; of preact_resnet18, one.")
+@click.option("--threads", default=num_cores(), show_default=True, help="Of torch, for each contestant.")
+@click.option("--workers", default=num_cores(), show_default=True, help="Processes of each loader.")
+@click.option("--data-root", type=click.Path(path_type=Path), envvar="BENCH_DATA", help="Data sets, or where they go.")
+@click.option("--folder", type=click.Path(path_type=Path), help="A folder of images in place of CIFAR-10.")
+@click.option("--document", default=DOCUMENT, show_default=True, type=click.Path(path_type=Path))
+@click.option("--dry-run", is_flag=True, help="Print the tables only.")
+def main(
+    only: tuple[str, ...],
+    seeds: int,
+    threads: int,
+    workers: int,
+    data_root: Path | None,
+    folder: Path | None,
+    document: Path,
+    *,
+    dry_run: bool,
+) -> None:
+    """Measure, print the tables and write them into docs/performance.md; about twenty minutes on two cores."""
+    results = Path(os.environ.get("BENCH_RESULTS", "results")).absolute()
+    data = DataPaths((data_root or results / "data").absolute(), results / "cache" / "data")
+    device = "cuda" if visible_gpus() else "cpu"
+    machine = Machine(data, device, threads, workers)
+    workloads = dict(WORKLOADS)
+    if folder is not None:
+        images = {"name": "image_folder", "root": str(folder.absolute()), "image_size": 32}
+        title = f"preact_resnet18 on {folder.name}, 32 x 32"
+        workloads["preact_resnet18"] = replace(workloads["preact_resnet18"], dataset=images, title=title)
+    sections: dict[str, Callable[[], list[str]]] = {}
+    for name, workload in workloads.items():
+        rounds = 1 if name == "preact_resnet18" and device == "cpu" else seeds
+        sections[f"{name} on {device}"] = partial(step_section, workload, machine=machine, seeds=rounds)
+    sections["trial"] = partial(trials.section, here(machine))
+    for name, measure in sections.items():
+        if only and name.partition(" ")[0] not in only:
+            continue
+        lines = measure()
+        click.echo("\n".join(["", *lines]))
+        if not dry_run:
+            write_section(document, name, lines)
+
+
+def step_section(workload: Workload, *, machine: Machine, seeds: int) -> list[str]:
+    """A workload's table with its title, and how it was measured."""
+    entries = contestants(machine)
+    found = peers.compare(workload, entries, machine=machine, seeds=seeds, say=_progress)
+    turns = seeds * (workload.turns - 1)
+    images = "all images" if workload.images is None else f"{workload.images:,} images"
+    how = (
+        f"Batch {workload.batch_size}, {images}, epochs: {workload.epochs}, seeds: {seeds}; median and quartiles of "
+        f"{turns} turns. {here(machine)}"
+    )
+    return [f"**{workload.title[:1].upper()}{workload.title[1:]}.** {how}", "", *table(found, entries)]
+
+
+def _progress(text: str) -> None:
+    if sys.stderr.isatty():
+        click.echo(f"\r\033[K{text}", err=True, nl=False)
+
+
+if __name__ == "__main__":
+    main()

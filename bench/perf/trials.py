@@ -1,8 +1,4 @@
-"""`make perf`: what a trial costs beside a bare PyTorch loop of the same steps, and what a second worker adds.
-
-Ratios measured side by side in one process tree, interleaved, as medians with their spread: a shared or throttled
-machine then slows both sides alike.
-"""
+"""What a trial costs beside a bare PyTorch loop of the same steps, and what a second worker adds."""
 
 from __future__ import annotations
 
@@ -13,8 +9,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
-import click
 
 from bench.execution import local, supervisor
 from bench.execution.devices import cpu_slots, num_cores
@@ -145,31 +139,33 @@ def _data(folder: Path) -> DataPaths:
     return DataPaths(folder / "data", folder / "cache")
 
 
-def _spread(values: list[float], *, digits: int = 2) -> str:
-    return f"{statistics.median(values):.{digits}f} [{min(values):.{digits}f}-{max(values):.{digits}f}]"
+def section(here: str, *, epochs: int = 60, rounds: int = 9) -> list[str]:
+    """A trial of digits/mlp beside a bare loop of its steps, as Markdown; about two minutes on two cores.
 
-
-@click.command()
-@click.option("--epochs", default=60, show_default=True, help="As in suites/digits.yaml.")
-@click.option("--rounds", default=9, show_default=True)
-def main(epochs: int, rounds: int) -> None:
-    """Print the ratios; about two minutes on two cores."""
+    here: hardware and versions.  epochs: as in suites/digits.yaml.
+    """
+    title = f"**A whole trial: digits/mlp, {epochs} epochs, batch 64, one thread.**"
     with tempfile.TemporaryDirectory(prefix="bench-perf-") as temporary:
         loops = trial_against_loop(Path(temporary), epochs=epochs, rounds=rounds)
-        click.echo(f"digits/mlp, {epochs} epochs, batch 64, one thread; {rounds} rounds, median [min-max]")
-        click.echo(f"  bare loop                      {_spread([loop for _, _, loop in loops])} s")
-        click.echo(f"  trial, from fork to exit       {_spread([whole for whole, _, _ in loops])} s")
-        click.echo(f"  trial / bare loop              {_spread([whole / loop for whole, _, loop in loops])}")
-        click.echo(f"  its training / bare loop       {_spread([train / loop for _, train, loop in loops])}")
-        own = 1000 * supervision(Path(temporary), slots=16, seeds=100)
-        click.echo(f"  supervisor's own CPU time, per trial of two epochs, 16 slots: {own:.1f} ms")
-        if num_cores() < 2:
-            click.echo("  two workers: not measured, there is one core")
-            return
-        pairs = throughput(Path(temporary), epochs=epochs, seeds=10, rounds=max(3, rounds // 3))
-        click.echo(f"  trials per minute, one worker  {_spread([one for one, _ in pairs], digits=0)}")
-        click.echo(f"  two workers / one worker       {_spread([two / one for one, two in pairs])}")
+        whole_trial = [whole / loop for whole, _, loop in loops]
+        training = [train / loop for _, train, loop in loops]
+        lines = [
+            f"{title} Median and quartiles of {rounds} rounds. {here}",
+            "",
+            "| | |",
+            "|---|---|",
+            f"| a bare loop of the same steps | {_spread([loop for _, _, loop in loops])} s |",
+            f"| a trial, from fork to exit, over the bare loop | {_spread(whole_trial)} |",
+            f"| its training alone, over the bare loop | {_spread(training)} |",
+            "| the supervisor's own CPU time per trial, with 16 slots | "
+            f"{1000 * supervision(Path(temporary), slots=16, seeds=100):.1f} ms |",
+        ]
+        if num_cores() > 1:
+            pairs = throughput(Path(temporary), epochs=epochs, seeds=10, rounds=max(3, rounds // 3))
+            lines.append(f"| trials per minute, two workers over one | {_spread([two / one for one, two in pairs])} |")
+        return lines
 
 
-if __name__ == "__main__":
-    main()
+def _spread(values: list[float]) -> str:
+    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
+    return f"{middle:.2f} [{low:.2f}-{high:.2f}]"

@@ -1,0 +1,67 @@
+"""The measuring itself, on embedded data: every loop trains, takes its turns and learns as much as the others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+import pytest
+
+from bench.execution.task import DataPaths
+from bench.perf.__main__ import BARE, LOADER, OURS, contestants, table, write_section
+from bench.perf.peers import Contestant, Machine, Result, Workload, compare, ratios
+
+TINY = Workload("digits", {"name": "digits"}, "mlp", crop_padding=1, lr=0.1, epochs=10, turns=3, batch_size=64)
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Machine:
+    return Machine(DataPaths(tmp_path / "data", tmp_path / "cache"), "cpu", threads=1, workers=1)
+
+
+def test_all_loops_take_their_turns_and_learn_alike(machine: Machine) -> None:
+    entries = contestants(machine)
+    assert {entry.loop for entry in entries} == {"ours", "bare", "loader", "timm"}
+    found = compare(TINY, entries, machine=machine, seeds=1)
+    for entry in entries:
+        assert len(found[entry.name].seconds) == TINY.turns - 1
+        assert all(1e-5 < seconds < 5 for seconds in found[entry.name].seconds)
+        (error,) = found[entry.name].errors
+        assert error < 0.4, f"{entry.name} has learnt nothing: {error}"  # chance is 0.9
+    lines = table(found, entries)
+    assert [line.split(" | ")[0].removeprefix("| ") for line in lines[2:-2]] == [entry.name for entry in entries]
+
+
+def test_copies_train_at_once_and_count_together(machine: Machine) -> None:
+    found = compare(TINY, [Contestant("pair", "ours", copies=2)], machine=machine, seeds=2)
+    assert len(found["pair"].seconds) == 2 * (TINY.turns - 1)
+    assert len(found["pair"].errors) == 2  # one for each seed, of the first copy
+
+
+def test_what_a_contestant_says_is_wrong_is_raised(machine: Machine) -> None:
+    broken = Contestant("ours, broken", "ours", {"optimizer": "no such thing"})
+    with pytest.raises(RuntimeError, match=r"(?s)ours, broken: .*optimizer"):
+        compare(TINY, [OURS, broken], machine=machine, seeds=1)
+
+
+def test_ratios_are_of_neighbouring_turns() -> None:
+    slow, fast = Result(seconds=[2.0, 30.0, 4.0]), Result(seconds=[1.0, 10.0, 1.0])
+    assert ratios(slow, fast) == [2.0, 3.0, 4.0]
+    results = {LOADER.name: slow, BARE.name: fast, OURS.name: fast, "ours, ERM": fast}
+    for each in results.values():
+        each.errors = [0.1, 0.2]
+    row = table(results, [OURS])[2]
+    assert row == "| ours | 1.00e+03 [1.00e+03-5.50e+03] | 3.00 [2.50-3.50] | 1.00 [1.00-1.00] | 15.0 ± 7.1 % |"
+
+
+def test_a_section_is_replaced_and_the_rest_stays(tmp_path: Path) -> None:
+    document = tmp_path / "performance.md"
+    text = "# What\n\n<!-- make perf, mlp on cpu: begin -->\nold\n<!-- make perf, mlp on cpu: end -->\n\nthe rest\n"
+    document.write_text(text)
+    write_section(document, "mlp on cpu", ["new", "lines"])
+    assert document.read_text() == text.replace("old", "new\nlines")
+    write_section(document, "mlp on cpu", ["old"])
+    assert document.read_text() == text
+    with pytest.raises(click.UsageError, match="mlp on cuda: begin"):
+        write_section(document, "mlp on cuda", ["new"])
+    assert document.read_text() == text

@@ -146,7 +146,7 @@ def test_doctor_ticks_everything_here(bench, tmp_path):
     result = bench("doctor")
     assert result.returncode == 0, result.stdout
     assert "✗" not in result.stdout
-    for word in ("Python", "torch", "MLflow", "CPU cores", "results", "data root"):
+    for word in ("Python", "torch", "MLflow", "CPU cores", "results", "data root", "precision: bf16"):
         assert word in result.stdout
 
 

@@ -60,8 +60,8 @@ WORKLOADS = {
         crop_padding=4,
         lr=0.05,
         epochs=1,
-        turns=6,
-        images=42 * 128,
+        turns=5,
+        images=30 * 128,
         test_images=1000,
     ),
 }

@@ -347,12 +347,15 @@ def status(suite: str, overrides: tuple[str, ...], results: Path, shard: str | N
 @_results_option
 @_data_option
 @click.option("--rerun", is_flag=True, help="Train it again in the foreground, elsewhere, and compare.")
-@click.option("--device", default="cpu", show_default=True, help="With --rerun: cpu or cuda.")
-def trial(trial_id: str, results: Path, data_root: Path | None, rerun: bool, device: str) -> None:
+@click.option("--profile", is_flag=True, help="Train some of it elsewhere, say where the time goes, write a trace.")
+@click.option("--device", default="cpu", show_default=True, help="With --rerun or --profile: cpu or cuda.")
+def trial(trial_id: str, results: Path, data_root: Path | None, rerun: bool, profile: bool, device: str) -> None:
     """Show one trial; TRIAL_ID may be shortened."""
     from bench.results.store import Store
     from bench.survey import trial_lines
 
+    if rerun and profile:
+        raise UserError("--rerun compares numbers and --profile measures time: give one of them")
     store = Store(results.absolute())
     folder = store.trial(store.find(trial_id).trial_id)
     for line in trial_lines(folder):
@@ -363,6 +366,10 @@ def trial(trial_id: str, results: Path, data_root: Path | None, rerun: bool, dev
         differences = rerun_trial(folder, _data_paths(store, data_root), device=device, say=_echo)
         if differences:
             sys.exit(EXIT_FAILED)
+    if profile:
+        from bench.execution.profile import profile_trial
+
+        profile_trial(folder, _data_paths(store, data_root), device=device, out=REPORTS_OUT / "profiles", say=_echo)
 
 
 @main.command()

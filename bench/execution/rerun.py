@@ -24,13 +24,10 @@ def rerun_trial(folder: TrialFolder, data: DataPaths, *, device: str, say: Calla
     """
     from bench.execution.worker import run_trial
 
-    record = folder.record()
-    if record is None or record["numerics_version"] != NUMERICS_VERSION:
-        raise UserError(f"{folder.path / 'trial.json'} is missing, torn, or of another numerics version")
-    trial = Trial.model_validate(record["trial"])
+    trial = stored_trial(folder)
     with tempfile.TemporaryDirectory(prefix="bench-rerun-") as temporary:
         again = TrialFolder(Path(temporary) / folder.trial_id)
-        task = Task(record, again.path, (), False, 1, data, NEVER, device=device)
+        task = Task(trial.record(), again.path, (), False, 1, data, NEVER, device=device)
         offset = 0
 
         def follow() -> bool:
@@ -60,6 +57,14 @@ def rerun_trial(folder: TrialFolder, data: DataPaths, *, device: str, say: Calla
     if not differences:
         say(f"all {len(names)} metrics equal the stored ones to the last bit")
     return differences
+
+
+def stored_trial(folder: TrialFolder) -> Trial:
+    """The trial that a folder is of. Raises UserError where it cannot be trained again."""
+    record = folder.record()
+    if record is None or record["numerics_version"] != NUMERICS_VERSION:
+        raise UserError(f"{folder.path / 'trial.json'} is missing, torn, or of another numerics version")
+    return Trial.model_validate(record["trial"])
 
 
 def _every(seconds: float, look: Callable[[], bool]) -> Callable[[], bool]:

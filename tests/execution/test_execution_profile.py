@@ -55,6 +55,7 @@ def everything(root):
 
 
 def test_the_command_shows_shares_and_writes_a_trace_and_touches_no_result(bench, tiny_suite, tmp_path):
+    tiny_suite.write_text(tiny_suite.read_text().replace("{name: mlp, hidden: [16]}", "mlp"))  # known: nothing to probe
     run = bench("run", tiny_suite, "--no-mlflow", "--no-report", "--max-trials", 1)
     assert "1 of 8 trials done" in run.stdout, run.stderr
     store = Store(tmp_path / "results")

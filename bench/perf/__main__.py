@@ -21,11 +21,14 @@ import click
 from bench.execution.devices import num_cores, visible_gpus
 from bench.execution.processor import processor_name
 from bench.execution.task import DataPaths
+from bench.models.probe import probe
 from bench.perf import peers, trials
 from bench.perf.peers import Contestant, Machine, Result, Workload, ratios
 from bench.results.store import write_atomically
 
 DOCUMENT = Path("docs/performance.md")
+PEAK_FLOPS = {"H100 PCIe": 756e12, "H100": 989e12, "H200": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12}
+"""By part of a GPU's name: dense bf16 with fp32 accumulation, as NVIDIA's data sheets have it."""
 
 BF16 = {"precision": "bf16"}
 LOADER, BARE, OURS = Contestant("everyday loop", "loader"), Contestant("bare loop", "bare"), Contestant("ours", "ours")
@@ -41,12 +44,13 @@ CONTESTANTS = (
 
 WORKLOADS = {
     "mlp": Workload(
-        "the tutorial's MLP on MNIST", {"name": "mnist"}, "mlp", crop_padding=2, lr=0.01, epochs=3, turns=9
+        "the tutorial's MLP on MNIST", {"name": "mnist"}, "mlp", (1, 28, 28), crop_padding=2, lr=0.01, epochs=3, turns=9
     ),
     "test_resnet": Workload(
         "timm/test_resnet on Fashion-MNIST",
         {"name": "fashion_mnist"},
         "timm/test_resnet",
+        (1, 28, 28),
         crop_padding=2,
         lr=0.05,
         epochs=1,
@@ -57,6 +61,7 @@ WORKLOADS = {
         "preact_resnet18 on CIFAR-10",
         {"name": "cifar10"},
         "preact_resnet18",
+        (3, 32, 32),
         crop_padding=4,
         lr=0.05,
         epochs=1,
@@ -91,6 +96,21 @@ def table(results: dict[str, Result], entries: Sequence[Contestant]) -> list[str
         lines.append(f"| {entry.name} | {milliseconds} | {times} | {of_floor} | {errors(found.errors)} |")
     mixing = quartiles(ratios(results[OURS.name], results["ours, ERM"]))
     return [*lines, "", f"Mixup's step takes {mixing} times ERM's."]
+
+
+def utilisation(workload: Workload, results: dict[str, Result], gpu: str) -> list[str]:
+    """What share of the GPU's arithmetic the networks' own operations are, of each entry in bf16; Markdown."""
+    peak = next((flops for name, flops in PEAK_FLOPS.items() if name in gpu), None)
+    found = probe(workload.network, {}, input_shape=workload.input_shape, num_classes=10)
+    if peak is None or "error" in found:
+        return []
+    step_flops = 3 * found["forward_flops"] * workload.batch_size
+    shares = [
+        f"{name}: {step_flops / statistics.median(result.seconds) / peak:.1%}"
+        for name, result in results.items()
+        if "bf16" in name
+    ]
+    return ["", f"Model FLOPs utilisation, of {peak / 1e12:g} TFLOP/s in dense bf16: {'; '.join(shares)}."]
 
 
 def quartiles(values: Sequence[float]) -> str:
@@ -182,7 +202,8 @@ def step_section(workload: Workload, *, machine: Machine, seeds: int) -> list[st
         f"Batch {workload.batch_size}, {images}, epochs: {workload.epochs}, seeds: {seeds}; median and quartiles of "
         f"{turns} turns. {here(machine)}"
     )
-    return [f"**{workload.title[:1].upper()}{workload.title[1:]}.** {how}", "", *table(found, entries)]
+    lines = [f"**{workload.title[:1].upper()}{workload.title[1:]}.** {how}", "", *table(found, entries)]
+    return lines if machine.device == "cpu" else lines + utilisation(workload, found, visible_gpus()[0].name)
 
 
 def _progress(text: str) -> None:

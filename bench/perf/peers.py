@@ -28,6 +28,7 @@ class Workload:
     title: str
     dataset: dict[str, Any]
     network: str
+    input_shape: tuple[int, int, int]
     crop_padding: int
     lr: float
     epochs: int

@@ -8,10 +8,12 @@ import click
 import pytest
 
 from bench.execution.task import DataPaths
-from bench.perf.__main__ import BARE, LOADER, OURS, contestants, table, write_section
+from bench.perf.__main__ import BARE, LOADER, OURS, contestants, table, utilisation, write_section
 from bench.perf.peers import Contestant, Machine, Result, Workload, compare, ratios
 
-TINY = Workload("digits", {"name": "digits"}, "mlp", crop_padding=1, lr=0.1, epochs=10, turns=3, batch_size=64)
+TINY = Workload(
+    "digits", {"name": "digits"}, "mlp", (1, 8, 8), crop_padding=1, lr=0.1, epochs=10, turns=3, batch_size=64
+)
 
 
 @pytest.fixture
@@ -52,6 +54,14 @@ def test_ratios_are_of_neighbouring_turns() -> None:
         each.errors = [0.1, 0.2]
     row = table(results, [OURS])[2]
     assert row == "| ours | 1.00e+03 [1.00e+03-5.50e+03] | 3.00 [2.50-3.50] | 1.00 [1.00-1.00] | 15.0 ± 7.1 % |"
+
+
+def test_utilisation_is_the_networks_operations_over_the_gpus() -> None:
+    """The MLP of 64-128-64-10 has 17,024 products per image; a step is three passes of 64 images."""
+    results = {"ours": Result([1.0]), "ours, bf16": Result([2e-9, 1e-9, 3e-9])}
+    (_, line) = utilisation(TINY, results, "NVIDIA H100 80GB HBM3")
+    assert line == "Model FLOPs utilisation, of 989 TFLOP/s in dense bf16: ours, bf16: 330.5%."
+    assert utilisation(TINY, results, "NVIDIA Unheard Of") == []
 
 
 def test_a_section_is_replaced_and_the_rest_stays(tmp_path: Path) -> None:

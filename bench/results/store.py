@@ -136,6 +136,22 @@ def is_no_space(error: BaseException | None) -> bool:
     return False
 
 
+_held: set[int] = set()
+"""Descriptors of the locks that this process holds."""
+
+
+def _let_go() -> None:
+    """In a process that is forked: it would hold its parent's locks for as long as it lives, also after the parent."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for descriptor in _held:
+        os.dup2(nowhere, descriptor, inheritable=False)  # not closed: its number would be given to another file
+    os.close(nowhere)
+    _held.clear()
+
+
+os.register_at_fork(after_in_child=_let_go)
+
+
 @contextmanager
 def exclusive(path: Path, *, wait_seconds: float = 0.0) -> Iterator[None]:
     """Hold an flock on `path`; the kernel frees it when the process dies, however it dies.
@@ -152,7 +168,11 @@ def exclusive(path: Path, *, wait_seconds: float = 0.0) -> Iterator[None]:
             except BlockingIOError:
                 held = False
             if held:
-                yield
+                _held.add(file.fileno())
+                try:
+                    yield
+                finally:
+                    _held.discard(file.fileno())
                 return
         if time.monotonic() >= deadline:
             raise Busy(f"{path} is held by another process")

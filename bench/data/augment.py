@@ -53,6 +53,11 @@ def channel_statistics(images: NDArray[np.uint8]) -> tuple[Tensor, Tensor]:
     for start in range(0, len(images), 1000):  # bincount widens its input to int64: keep that copy small
         for channel, pixels in enumerate(images[start : start + 1000].swapaxes(0, 1)):
             histogram[channel] += np.bincount(pixels.ravel(), minlength=256)
+    return histogram_statistics(histogram)
+
+
+def histogram_statistics(histogram: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+    """As `channel_statistics`, of images whose levels 0..255 occur as often as histogram (C, 256) says."""
     means, stds = zip(*(_moments(counts.tolist()) for counts in histogram), strict=True)
     return torch.tensor(means, dtype=torch.float32), torch.tensor(stds, dtype=torch.float32)
 

@@ -5,6 +5,7 @@ A data set is a function that returns a Source, and its name in DATASETS.
 
 import difflib
 import inspect
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -12,14 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from bench.data.cache import Arrays, Decoded, Inspection, open_or_build
+from bench.data.cache import Arrays, Decoded, Inspection, locked, open_or_build, sync
 from bench.data.errors import DataError
-from bench.data.image_folder import decode_images, list_images
+from bench.data.image_folder import SAMPLE, ImageFiles, decode_images, list_images, sample_histogram
 from bench.data.split import hold_out
 from bench.data.torchvision_sets import read_cifar, read_mnist_like, read_svhn
 
-__all__ = ["DATASETS", "Arrays", "DataError", "Facts", "describe", "load"]
+__all__ = ["DATASETS", "Arrays", "DataError", "Facts", "StreamedSet", "describe", "load", "load_streamed"]
 
 # Raised when a loader gives other pixels, labels or another order than before; older caches are then not used.
 CACHE_VERSION = 1
@@ -44,12 +46,35 @@ class Facts:
 
 
 @dataclass(frozen=True)
+class StreamedSet:
+    """An image folder whose images stay in their files; labels (n,) int64, known from the listing.
+
+    histogram: (3, 256) of a sample of the training images, see sample_histogram.  sha256: of the files' names and
+    sizes, the listing's fingerprint.
+    """
+
+    train_images: ImageFiles
+    train_labels: NDArray[np.int64]
+    test_images: ImageFiles
+    test_labels: NDArray[np.int64]
+    class_names: tuple[str, ...]
+    sha256: str
+    histogram: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
 class Source:
-    """A data set that can be read: read(data_root) decodes it, and variant tells its caches apart if it has several."""
+    """A data set that can be read: read(data_root) decodes it, and variant tells its caches apart if it has several.
+
+    streamed(histogram): the set with its images left in their files; None where it cannot be had so.
+    sample: reads the histogram.
+    """
 
     facts: Facts
     read: Callable[[Path], Decoded]
     variant: str = ""
+    streamed: Callable[[NDArray[np.int64]], StreamedSet] | None = None
+    sample: Callable[[], NDArray[np.int64]] | None = None
 
 
 def describe(
@@ -57,8 +82,8 @@ def describe(
 ) -> Facts:
     """The facts of a data set, without reading it: constants for a built-in set, a listing for an image folder.
 
-    root, image_size (pixels) and test_fraction belong to image_folder.  Raises DataError for an unknown name, an
-    argument the data set does not take or lacks, and for a folder that will not do.
+    root, image_size (pixels) and test_fraction, and `load`'s resize (pixels), belong to image_folder.  Raises DataError
+    for an unknown name, an argument the data set does not take or lacks, and for a folder that will not do.
     """
     return _source(name, root=root, image_size=image_size, test_fraction=test_fraction).facts
 
@@ -70,6 +95,7 @@ def load(
     cache_root: Path,
     root: Path | None = None,
     image_size: int | None = None,
+    resize: int | None = None,
     test_fraction: float | None = None,
     fingerprint: str | None = None,
     inspection: Inspection | None = None,
@@ -82,11 +108,8 @@ def load(
     are those of `describe`.  Raises DataError if the data cannot be had, are not what `describe` says, or have another
     fingerprint by now.
     """
-    source = _source(name, root=root, image_size=image_size, test_fraction=test_fraction)
-    if fingerprint is not None and source.facts.fingerprint != fingerprint:
-        raise DataError(
-            f"{root}: files were added, removed or changed since the trials were planned; start the run anew"
-        )
+    source = _source(name, root=root, image_size=image_size, resize=resize, test_fraction=test_fraction)
+    _check_unchanged(source, root, fingerprint)
 
     def build() -> Decoded:
         decoded = source.read(data_root)
@@ -95,6 +118,58 @@ def load(
 
     folder = cache_root / f"{name}-v{CACHE_VERSION}{source.variant}"
     return open_or_build(folder, build, inspection=inspection)
+
+
+def load_streamed(
+    name: str,
+    *,
+    cache_root: Path,
+    root: Path | None,
+    image_size: int | None,
+    resize: int | None = None,
+    test_fraction: float | None = None,
+    fingerprint: str | None = None,
+) -> StreamedSet:
+    """As `load`, but the images stay in their files: all that is decoded, and cached, is a sample for its histogram.
+
+    Raises DataError too where the data set is no image folder.
+    """
+    source = _source(name, root=root, image_size=image_size, resize=resize, test_fraction=test_fraction)
+    _check_unchanged(source, root, fingerprint)
+    if source.streamed is None or source.sample is None:
+        raise DataError(f"{name} cannot be streamed: an image_folder can")
+    path = cache_root / f"{name}-v{CACHE_VERSION}{source.variant}-sample.json"
+    histogram = _read_histogram(path, source.facts)
+    if histogram is None:
+        cache_root.mkdir(parents=True, exist_ok=True)
+        with locked(path.with_suffix(".lock")):
+            histogram = _read_histogram(path, source.facts)  # another process may have made it meanwhile
+            if histogram is None:
+                histogram = source.sample()
+                partial_path = path.with_suffix(".partial")
+                partial_path.write_text(json.dumps(histogram.tolist()))
+                sync(partial_path)
+                partial_path.rename(path)
+    return source.streamed(histogram)
+
+
+def _read_histogram(path: Path, facts: Facts) -> NDArray[np.int64] | None:
+    """The cached one; None where there is none, or one that does not count every pixel of the sample."""
+    try:
+        histogram = np.array(json.loads(path.read_bytes()), dtype=np.int64)
+    except (OSError, ValueError, TypeError):
+        return None
+    pixels = min(SAMPLE, facts.num_train) * facts.height * facts.width
+    if histogram.shape != (facts.channels, 256) or (histogram.sum(axis=1) != pixels).any():
+        return None
+    return histogram
+
+
+def _check_unchanged(source: Source, root: Path | None, fingerprint: str | None) -> None:
+    if fingerprint is not None and source.facts.fingerprint != fingerprint:
+        raise DataError(
+            f"{root}: files were added, removed or changed since the trials were planned; start the run anew"
+        )
 
 
 def digits() -> Source:
@@ -142,7 +217,9 @@ def svhn() -> Source:
     return Source(Facts(73_257, 26_032, 10, 3, 32, 32), read_svhn)
 
 
-def image_folder(*, root: Path, image_size: int, test_fraction: float | None = None) -> Source:
+def image_folder(
+    *, root: Path, image_size: int, resize: int | None = None, test_fraction: float | None = None
+) -> Source:
     """The user's own images, 3 x image_size x image_size: see bench/data/image_folder.py."""
     if image_size < 1:
         raise DataError(f"an image_size of {image_size}: it is a number of pixels, at least 1")
@@ -152,14 +229,29 @@ def image_folder(*, root: Path, image_size: int, test_fraction: float | None = N
     facts = Facts(num_train, num_test, num_classes, 3, image_size, image_size, listing.fingerprint)
 
     def read(_: Path) -> Decoded:
-        images = decode_images(root, listing.train + listing.test, image_size=image_size)
+        images = decode_images(root, listing.train + listing.test, image_size=image_size, resize=resize)
         labels = np.array([file.label for file in listing.train + listing.test], dtype=np.int64)
         return Decoded(
             images[:num_train], labels[:num_train], images[num_train:], labels[num_train:], listing.class_names
         )
 
+    def streamed(histogram: NDArray[np.int64]) -> StreamedSet:
+        train, test = (
+            ImageFiles.of(root, files, image_size=image_size, resize=resize or image_size)
+            for files in (listing.train, listing.test)
+        )
+        train_labels, test_labels = (
+            np.array([file.label for file in files], dtype=np.int64) for files in (listing.train, listing.test)
+        )
+        return StreamedSet(train, train_labels, test, test_labels, listing.class_names, listing.fingerprint, histogram)
+
+    def sample() -> NDArray[np.int64]:
+        return sample_histogram(root, listing.train, image_size=image_size, resize=resize)
+
+    resized = "" if resize is None else f"-from{resize}px"
     split = "" if test_fraction is None else f"-test{test_fraction}"
-    return Source(facts, read, variant=f"-{listing.fingerprint[:16]}-{image_size}px{split}")
+    variant = f"-{listing.fingerprint[:16]}-{image_size}px{resized}{split}"
+    return Source(facts, read, variant, streamed, sample)
 
 
 DATASETS: dict[str, Callable[..., Source]] = {

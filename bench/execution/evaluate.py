@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from bench.data.augment import normalise
-from bench.data.cache import Arrays
 from bench.data.corrupted import open_corrupted
 from bench.data.corruptions import EXTRA, STANDARD
+from bench.data.datasets import Arrays, StreamedSet
 from bench.evaluation.attacks import Attack, adversarial_record
 from bench.evaluation.calibration import calibration_record
 from bench.evaluation.in_between import draw_pairs, in_between_record
@@ -84,7 +84,7 @@ class Subject:
 
     trial: Trial
     data: TrialData
-    arrays: Arrays
+    arrays: Arrays | StreamedSet
     paths: DataPaths
     model: nn.Module
     predictions: Predictions
@@ -158,6 +158,7 @@ def _clean(predictions: Predictions) -> Figures:
 
 def _corruptions(config: Corruptions, subject: Subject) -> Figures:
     """Errors on every corrupted version of the test images; the mean over the standard kinds is not normalised."""
+    assert isinstance(subject.arrays, Arrays), "the plan refuses this evaluation for streamed images"
     errors: dict[str, dict[str, float]] = {}
     sources: dict[str, str] = {}
     for kind, severity in config.wanted:

@@ -19,7 +19,8 @@ from multiprocessing import connection
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from multiprocessing.forkserver import ensure_running
 
-from bench.execution.devices import Slot
+from bench.data.image_folder import MAX_PROCESSES
+from bench.execution.devices import Slot, num_cores
 from bench.execution.engine import LOST, DataUnavailable, Running, exit_in_words
 from bench.execution.packing import Places, usage_of
 from bench.execution.task import FAILED, OUT_OF_MEMORY, DataPaths, Needs, Task, start_preparing, start_trial
@@ -50,11 +51,14 @@ class _Process(Running):
 
 
 class LocalEngine:
-    """Places on this machine, one trial in each at a time."""
+    """Places on this machine, one trial in each at a time.
 
-    def __init__(self, places: Places) -> None:
+    cores: for all of them together; unsaid, the machine's.
+    """
+
+    def __init__(self, places: Places, *, cores: int | None = None) -> None:
         self.notes: list[str] = []
-        self._places = places
+        self._places, self._cores = places, cores or num_cores()
         self._running: list[_Process] = []
         self._context = forkserver()
 
@@ -110,7 +114,14 @@ class LocalEngine:
         slot = self._places.take((planned.cell, planned.arm))
         if slot is None:
             return None
-        task = replace(task, device=slot.device, visible_devices=slot.visible, memory_share=slot.memory_share)
+        decoders = min(MAX_PROCESSES, max(1, self._cores // self.capacity))
+        task = replace(
+            task,
+            device=slot.device,
+            visible_devices=slot.visible,
+            memory_share=slot.memory_share,
+            decoders=decoders,
+        )
         folder = TrialFolder(task.folder)
         offset = folder.events()[1]
         process = self._context.Process(target=start_trial, args=(task,))

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from bench.data import datasets
 from bench.data.cache import Inspection
 from bench.data.corrupted import build_corrupted, open_corrupted
-from bench.data.datasets import Arrays, DataError
+from bench.data.datasets import Arrays, DataError, StreamedSet
 from bench.data.human_labels import read_human_labels
 from bench.data.image_folder import list_images
 from bench.data.neighbours import open_neighbours, table_width
@@ -35,8 +35,9 @@ def prepare_data(data: DataPaths, needs: Iterable[Needs], *, processes: int, say
     for need in needs:
         try:
             say(f"data set {need.trial.dataset.display_name}")
-            arrays = load_arrays(data, need.trial.dataset, inspection=inspection)
-            _build_corrupted(data, arrays, need, processes=processes, say=say, inspection=inspection)
+            arrays = load_images(data, need.trial.dataset, inspection=inspection)
+            if isinstance(arrays, Arrays):
+                _build_corrupted(data, arrays, need, processes=processes, say=say, inspection=inspection)
             if need.trial.label_noise.kind == "instance":
                 say(f"class probabilities of {need.trial.dataset.display_name}, for instance-dependent noise")
             if need.trial.method.neighbours is not None:
@@ -57,6 +58,23 @@ def prepare_data(data: DataPaths, needs: Iterable[Needs], *, processes: int, say
     return ""
 
 
+def load_images(
+    data: DataPaths, dataset: DatasetConfig, *, inspection: Inspection | None = None
+) -> Arrays | StreamedSet:
+    """The data set's memory-mapped arrays, or where it is streamed the files that its images stay in."""
+    if not dataset.stream:
+        return load_arrays(data, dataset, inspection=inspection)
+    return datasets.load_streamed(
+        dataset.name,
+        cache_root=data.cache_root,
+        root=dataset.root,
+        image_size=dataset.image_size,
+        resize=dataset.resize,
+        test_fraction=dataset.test_fraction,
+        fingerprint=dataset.fingerprint,
+    )
+
+
 def load_arrays(data: DataPaths, dataset: DatasetConfig, *, inspection: Inspection | None = None) -> Arrays:
     """The data set's memory-mapped arrays; decoded into the cache if they are not there yet."""
     return datasets.load(
@@ -65,6 +83,7 @@ def load_arrays(data: DataPaths, dataset: DatasetConfig, *, inspection: Inspecti
         cache_root=data.cache_root,
         root=dataset.root,
         image_size=dataset.image_size,
+        resize=dataset.resize,
         test_fraction=dataset.test_fraction,
         fingerprint=dataset.fingerprint,
         inspection=inspection,
@@ -72,16 +91,23 @@ def load_arrays(data: DataPaths, dataset: DatasetConfig, *, inspection: Inspecti
 
 
 def trial_extras(
-    data: DataPaths, trial: Trial, arrays: Arrays, *, threads: int = 1, inspection: Inspection | None = None
+    data: DataPaths,
+    trial: Trial,
+    arrays: Arrays | StreamedSet,
+    *,
+    threads: int = 1,
+    inspection: Inspection | None = None,
 ) -> Extras:
-    """What the trial needs besides its data set. Raises DataError where a file of the user will not do.
+    """What the trial needs besides its data set; where images are streamed, at most labels, as the plan saw to.
 
+    Raises DataError where a file of the user will not do.
     threads: for what is not in the cache yet; they do not change it.  inspection: says what was damaged.
     """
     dataset, noise = trial.dataset, trial.label_noise
     corruption = dataset.train_corruption
     corrupted = given = posterior = None
     if corruption is not None:
+        assert isinstance(arrays, Arrays)
         corrupted = open_corrupted(
             arrays,
             dataset=dataset.name,
@@ -106,10 +132,12 @@ def trial_extras(
             folder_files=files,
         )
     if noise.kind == "instance":
+        assert isinstance(arrays, Arrays)
         posterior = open_posterior(arrays, dataset=dataset.name, cache_root=data.cache_root, inspection=inspection)
     extras = Extras(corrupted_images=corrupted, given_labels=given, posterior=posterior)
     if trial.method.neighbours is None:
         return extras
+    assert isinstance(arrays, Arrays)
     neighbours = _neighbours(data, trial, arrays, extras, threads=threads, inspection=inspection)
     return replace(extras, neighbours=neighbours)
 

@@ -83,7 +83,7 @@ class _SlotActor:
         sys.modules["__main__"].__file__ = None
         os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"  # Ray says as many as the slot has CPUs
         visible = os.environ.get("CUDA_VISIBLE_DEVICES", "") if gpu else ""
-        self._engine = LocalEngine(FixedSlots([Slot("", visible)]))
+        self._engine = LocalEngine(FixedSlots([Slot("", visible)]), cores=_share_of_cores(ray))
         self._running: Running | None = None
         self._doing, self._stopped = "", False
         problem = _problem(expected)
@@ -427,6 +427,16 @@ class RayEngine:
 
     def _limit(self, slots: int) -> int:
         return slots if self._jobs is None else min(slots, self._jobs)
+
+
+def _share_of_cores(ray: Any) -> int:
+    """Of this actor: the CPUs it was given; with a GPU or a part of one, the same part of what the node has for all."""
+    context = ray.get_runtime_context()
+    given = context.get_assigned_resources()
+    if "GPU" not in given:
+        return int(given["CPU"])
+    [node] = [node for node in ray.nodes() if node["NodeID"] == context.get_node_id()]
+    return max(1, int(num_cores() * given["GPU"] / node["Resources"]["GPU"]))
 
 
 def _import_ray(address: str) -> Any:

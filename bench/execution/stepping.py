@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from bench.execution.preparation import load_arrays
+from bench.execution.preparation import load_images
 from bench.execution.task import DataPaths
 from bench.plan.trial import Trial
 from bench.results.store import TrialFolder
@@ -36,7 +36,7 @@ def step_on_command(trial: Trial, data: DataPaths, folder: Path, epoch_steps: in
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the measuring process, whose end closes the link
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
     try:
-        cut = _cut(prepare(trial, load_arrays(data, trial.dataset), device=torch.device("cpu")), trial, epoch_steps)
+        cut = _cut(prepare(trial, load_images(data, trial.dataset), device=torch.device("cpu")), trial, epoch_steps)
         link.send(None)
         pacer = Pacer(link)
         for number in itertools.count():

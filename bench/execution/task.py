@@ -48,6 +48,7 @@ class Task:
     device, visible_devices, memory_share: what torch calls its device, what its process gets as CUDA_VISIBLE_DEVICES,
     and how much of the device's memory it may use: the engine says all three.
     is_source: whether another trial's evaluation needs this one's weights.
+    decoders: processes that decode for it, where its images are streamed; the engine says how many it has cores for.
     """
 
     record: Json
@@ -61,6 +62,7 @@ class Task:
     device: str = "cpu"
     visible_devices: str = ""
     memory_share: float = 1.0
+    decoders: int = 1
 
 
 def start_trial(task: Task) -> None:

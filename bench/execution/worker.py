@@ -27,10 +27,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from bench.data.cache import Arrays
+from bench.data.datasets import Arrays, StreamedSet
 from bench.execution import telemetry
 from bench.execution.evaluate import PixelNetwork, Predictions, Subject, from_network, from_predictions
-from bench.execution.preparation import load_arrays, trial_extras
+from bench.execution.preparation import load_images, trial_extras
 from bench.execution.processor import processor_name
 from bench.execution.task import BUSY, FAILED, INTERRUPTED, NO_SPACE, OUT_OF_MEMORY, Task
 from bench.plan.evaluation import PlannedEvaluation
@@ -202,7 +202,7 @@ class _Subjects:
     trial: Trial
     folder: TrialFolder
     stop_requested: Callable[[], bool]
-    arrays: Arrays
+    arrays: Arrays | StreamedSet
     data: TrialData
     model: nn.Module
 
@@ -287,10 +287,10 @@ def _drop_results_of_another_network(folder: TrialFolder, predictions: Predictio
             record.unlink()
 
 
-def _data(task: Task, trial: Trial) -> tuple[Arrays, TrialData]:
-    arrays = load_arrays(task.data, trial.dataset)
+def _data(task: Task, trial: Trial) -> tuple[Arrays | StreamedSet, TrialData]:
+    arrays = load_images(task.data, trial.dataset)
     extras = trial_extras(task.data, trial, arrays)
-    return arrays, prepare(trial, arrays, device=torch.device(task.device), extras=extras)
+    return arrays, prepare(trial, arrays, device=torch.device(task.device), extras=extras, decoders=task.decoders)
 
 
 def _predictions(

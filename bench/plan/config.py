@@ -58,8 +58,19 @@ class DatasetConfig(Section):
     name: str
     root: Path | None = Field(default=None, strict=False, description="image_folder: the folder of images; ~ is home")
     image_size: int | None = Field(default=None, ge=4, le=1024, description="image_folder: side in pixels")
+    resize: int | None = Field(
+        default=None,
+        ge=4,
+        le=4096,
+        description="image_folder: shorter side in pixels before the square is cut out; unsaid, image_size",
+    )
     test_fraction: float | None = Field(
         default=None, gt=0, lt=1, description="image_folder without train/ and test/: share of images that test"
+    )
+    stream: bool | None = Field(
+        default=None,
+        description="image_folder: decode images again whenever they are needed, instead of once into memory; unsaid, "
+        "where they would take more than 8 GB, or for random_resized_crop",
     )
     train_size: int | None = Field(default=None, ge=2, description="train on a stratified subset of this many images")
     val_fraction: float = Field(
@@ -70,7 +81,7 @@ class DatasetConfig(Section):
     )
     fingerprint: str = Field(default="", description="identity of an image folder's content; filled by the plan")
 
-    image_folder_keys: ClassVar[tuple[str, ...]] = ("root", "image_size", "test_fraction")
+    image_folder_keys: ClassVar[tuple[str, ...]] = ("root", "image_size", "resize", "test_fraction", "stream")
 
     @field_validator("name")
     @classmethod
@@ -90,6 +101,8 @@ class DatasetConfig(Section):
                     raise ValueError(
                         f"image_folder needs {key}, as in {{name: image_folder, root: ~/birds, image_size: 32}}"
                     )
+            if self.resize is not None and self.image_size is not None and self.resize < self.image_size:
+                raise ValueError(f"resize {self.resize} must be at least image_size, {self.image_size}")
         else:
             for key in self.image_folder_keys:
                 if getattr(self, key) is not None:
@@ -227,6 +240,25 @@ class ModelConfig(Section):
         return self.name.removeprefix("timm/")
 
 
+class RandomResizedCrop(Section):
+    """A random part of the image, stretched to a square: ImageNet's augmentation (Szegedy et al. 2015)."""
+
+    scale: tuple[float, float] = Field(default=(0.08, 1.0), strict=False, description="the part's share of the area")
+    ratio: tuple[float, float] = Field(default=(3 / 4, 4 / 3), strict=False, description="its width by its height")
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if not 0 < self.scale[0] <= self.scale[1] <= 1:
+            raise ValueError(f"scale {list(self.scale)} should rise, above 0 and up to 1")
+        if not 0 < self.ratio[0] <= self.ratio[1]:
+            raise ValueError(f"ratio {list(self.ratio)} should rise, above 0")
+        return self
+
+
+def _or_true(schema: dict[str, Any]) -> None:
+    schema["anyOf"].append({"const": True})
+
+
 class TrainingConfig(Section):
     """The recipe. Everything here can change the numbers, so all of it is part of a trial's identity."""
 
@@ -245,6 +277,11 @@ class TrainingConfig(Section):
     gamma: float = Field(default=0.1, gt=0, le=1, description="step and multistep: the factor")
     warmup_epochs: float = Field(default=0.0, ge=0, description="lr rises linearly from 0 over so many epochs")
     crop_padding: int = Field(default=0, ge=0, description="pad by so many black pixels and crop at random; 0: no crop")
+    random_resized_crop: RandomResizedCrop | None = Field(
+        default=None,
+        description="image_folder: train on random parts of the images; true, or as in {scale: [0.08, 1]}",
+        json_schema_extra=_or_true,
+    )
     flip: bool = Field(default=False, description="mirror half of the images, at random")
     precision: Literal["fp32", "bf16"] = Field(default="fp32", description="bf16: autocast; weights stay fp32")
     channels_last: bool | None = Field(
@@ -253,8 +290,15 @@ class TrainingConfig(Section):
     threads: int = Field(default=1, ge=1, description="CPU threads of one trial; changes the last bits")
     deterministic: bool = Field(default=False, description="bit-reproducible on a GPU too, at a price in speed")
 
+    @field_validator("random_resized_crop", mode="before")
+    @classmethod
+    def _defaults_if_true(cls, crop: Any) -> Any:
+        return {} if crop is True else crop
+
     @model_validator(mode="after")
     def _fits(self) -> Self:
+        if self.random_resized_crop is not None and self.crop_padding:
+            raise ValueError("random_resized_crop is a crop already: leave out crop_padding")
         if (self.step_epochs is not None) != (self.schedule == "step"):
             raise ValueError("schedule step needs step_epochs, and no other schedule takes it")
         if (self.milestones is not None) != (self.schedule == "multistep"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
@@ -27,6 +28,8 @@ TENSOR_SECONDS = 150e-6
 Measured on the same machine: 120 us for digits' MLP with its 6 tensors, 200 us for timm/test_resnet with its 47."""
 CORE_FLOPS = 45e9
 """Sustained FLOP/s of one thread of that machine in fp32 convolutions (preact_resnet18, timm/resnet10t)."""
+DECODE_SECONDS = 2.1e-3
+"""Of one core for an image of 500 x 375 pixels that is streamed, as JPEG, to 224 x 224; measured on that machine."""
 NEIGHBOUR_PRODUCTS = 4e10
 """Products per second of one core in the search for neighbours: 72 s for 60,000 images of 784 pixels, 6.7 s for 10,000
 of 3,072 (a virtualised Intel Xeon)."""
@@ -80,6 +83,12 @@ def trial_cost(trial: Trial, network: Network, *, evaluations: Sequence[Evaluati
     rate = GPU_FLOPS if gpu else CORE_FLOPS * trial.training.threads
     steps = epochs * ceil(num_train / trial.training.batch_size)
     training_seconds = steps * network.tensors * TENSOR_SECONDS + forward_passes * network.forward_flops / rate
+    if trial.dataset.stream:
+        decoding = DECODE_SECONDS * (epochs * (available + facts.num_test) + num_train)
+        # Beside a GPU all cores decode; on a CPU the same cores train.
+        training_seconds = (
+            max(training_seconds, decoding / (os.cpu_count() or 1)) if gpu else training_seconds + decoding
+        )
     evaluation_seconds = START_SECONDS + evaluation_passes * network.forward_flops / rate
     logits = 4 * facts.num_test * facts.num_classes
     return Cost(

@@ -18,6 +18,9 @@ from bench.plan.config import DatasetConfig, Section, known
 NOISE_IMAGES = ("gaussian_noise", "uniform_noise")
 """Sets for `ood` that no data set is needed for."""
 
+_SAYS_NOTHING = {"train_corruption", "train_size", "val_fraction", "stream"}
+"""Keys of a data set that its test images do not depend on."""
+
 NO_VERDICT = ("_auroc_", "_aupr_", "_resolution", "_uncertainty", "temperature")
 """Parts of the names of figures of which less is not better, so that no report can go by them."""
 
@@ -132,7 +135,7 @@ class Ood(Evaluation):
             return DatasetConfig(name=against)
         if not isinstance(against, dict | str | DatasetConfig):
             raise ValueError(f"{against!r} should be the name of a data set, {' or '.join(NOISE_IMAGES)}, or a mapping")
-        if isinstance(against, dict) and (other := against.keys() & {"train_corruption", "train_size", "val_fraction"}):
+        if isinstance(against, dict) and (other := against.keys() & _SAYS_NOTHING):
             raise ValueError(f"{min(other)} says nothing of the test images, and only those are used")
         return DatasetConfig.model_validate(against) if isinstance(against, dict) else against
 
@@ -144,7 +147,7 @@ class Ood(Evaluation):
     def identity(self) -> dict[str, Any]:
         content = {**super().identity(), "set_name": self.set_name}  # part of the figures' names
         if isinstance(self.against, DatasetConfig):
-            keys = ("name", "image_size", "test_fraction", "fingerprint")  # what decides on the test images
+            keys = ("name", "image_size", "resize", "test_fraction", "fingerprint")  # what decides on the test images
             content["against"] = {key: content["against"][key] for key in keys if key in content["against"]}
         return content
 

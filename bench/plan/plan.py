@@ -22,6 +22,10 @@ from bench.plan.evaluation import Corruptions, Evaluation, Ood, PlannedEvaluatio
 from bench.plan.suite import Suite, needs_validation
 from bench.plan.trial import Trial
 
+RESIDENT_BYTES = 8e9
+"""An image folder that would take more, decoded, is streamed. A constant and no share of this machine's memory: whether
+a trial streams is part of its identity."""
+
 COMPANION_ARGUMENTS = (("dropout", "dropout"), ("dropout", "drop_rate"), ("stochastic_depth", "drop_path_rate"))
 """Options of every method, and the argument of a network that says the same."""
 
@@ -108,6 +112,7 @@ def make_plan(suite: Suite) -> Plan:
     labels = _cell_labels(cells)
     _check_sizes(suite, cells)
     _check_methods(suite, cells)
+    _check_streams(suite, cells)
     evaluations = [_resolved_evaluation(suite, index) for index in range(len(suite.evaluations))]
     trials = tuple(_trials(suite, cells, labels, evaluations))
     _check_arms(suite, trials)
@@ -188,11 +193,62 @@ def _resolved(suite: Suite, cell: Cell) -> Cell:
     if needs_validation(suite.report.metric, suite.evaluations) and not round(dataset.val_fraction * num_train):
         message = f"{suite.report.metric} needs validation, and {dataset.val_fraction:g} of {num_train} images is none"
         raise suite.document.error(cell.place("dataset", "val_fraction"), message)
+    update = {"fingerprint": facts.fingerprint, "stream": _streams(suite, cell, facts)}
     return replace(
         cell,
-        dataset=dataset.model_copy(update={"fingerprint": facts.fingerprint}),
+        dataset=dataset.model_copy(update=update),
         label_noise=_resolved_noise(suite, cell, facts),
     )
+
+
+def _streams(suite: Suite, cell: Cell, facts: Facts) -> bool | None:
+    """True where the cell's images are streamed, else None: the identity of a trial does not tell how that was said."""
+    dataset = cell.dataset
+    if cell.training.random_resized_crop is not None:
+        if dataset.name != "image_folder":
+            message = (
+                f"cuts from images before they are decoded to one size: image_folder's, not those of {dataset.name}"
+            )
+            message += "; crop_padding is for those"
+            raise suite.document.error(cell.place("training", "random_resized_crop"), message)
+        if dataset.stream is False:
+            message = "random_resized_crop needs the images in their own size: leave out stream, or the crop"
+            raise suite.document.error(cell.place("dataset", "stream"), message)
+        return True
+    if dataset.name != "image_folder" or dataset.stream is not None:
+        return dataset.stream or None
+    pixels = facts.channels * facts.height * facts.width
+    return (facts.num_train + facts.num_test) * pixels > RESIDENT_BYTES or None
+
+
+def _check_streams(suite: Suite, cells: Sequence[Cell]) -> None:
+    """Raise SuiteError where streamed images are asked for what takes all of them at once, or out of their order."""
+    for cell in cells:
+        if not cell.dataset.stream:
+            continue
+        why = "the images are streamed"
+        if cell.training.random_resized_crop is not None:
+            why += ", for random_resized_crop,"
+        elif cell.sources.get(("dataset", "stream")) is None:
+            why += f", since they take more than {RESIDENT_BYTES / 1e9:g} GB (stream: false keeps them in memory),"
+        if cell.dataset.train_corruption is not None:
+            message = f"{why} and train_corruption makes all of its images beforehand: leave one of them out"
+            raise suite.document.error(cell.place("dataset", "train_corruption"), message)
+        if cell.label_noise.kind == "instance":
+            message = f"{why} and instance noise is made from all of them at once: another kind, such as asymmetric"
+            raise suite.document.error(cell.place("label_noise", "kind"), message)
+        for method in suite.methods_in(cell):
+            partner = getattr(method, "partner", None)
+            if method.neighbours is not None or partner not in (None, "permutation"):
+                message = f"{why} and partner {partner} is sought in the whole training set: leave partner out"
+                raise suite.document.error(suite.place_of(method, "partner"), message)
+        for index, evaluation in enumerate(suite.evaluations):
+            if isinstance(evaluation, Corruptions | Ood):
+                message = (
+                    f"{why} and {evaluation.name} holds other images of their size in memory; clean, calibration, "
+                )
+                message += "adversarial, transfer and in_between do not"
+                raise suite.document.error(("evaluate", index), message)
 
 
 def _check_sizes(suite: Suite, cells: Sequence[Cell]) -> None:

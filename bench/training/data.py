@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -12,34 +13,46 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bench.data.augment import channel_statistics, crop, draw_crop_offsets, draw_flips, flip, normalise
-from bench.data.datasets import Arrays
+from bench.data.augment import (
+    channel_statistics,
+    crop,
+    draw_crop_offsets,
+    draw_flips,
+    flip,
+    histogram_statistics,
+    normalise,
+)
+from bench.data.datasets import Arrays, StreamedSet
 from bench.data.label_noise import class_map, corrupt_labels, nominal_rate, realised_matrix
 from bench.data.neighbours import training_neighbours
 from bench.data.posterior import posterior_sha256
 from bench.data.split import carve_validation, subset
+from bench.data.streaming import Decoders, RandomCrop, Streamed, draw_crop_keys
 from bench.mixing.batch import Batch, ClassIndex, TrainingSet, inverse
 from bench.plan.config import TrainingConfig
 from bench.plan.trial import Trial
 from bench.training.seeding import stream
+
+Images = Tensor | Streamed
+"""uint8 (N, C, H, W): on the device, or decoded for it as they are needed."""
 
 
 @dataclass(frozen=True)
 class TrialData:
     """A data set on the device, as one trial uses it.
 
-    images: uint8 (N, C, H, W), the whole training set.  labels: (N,) as given, some of them wrong.  true_labels: (N,).
+    images: (N, C, H, W), the whole training set.  labels: (N,) as given, some of them wrong.  true_labels: (N,).
     train, val: (n,) int64 positions in these.  scale, shift: (1, C, 1, 1), the training split's normalisation.
     classes: the training split's labels as given, on the host.  neighbours: (n, k), see bench.mixing.batch.TrainingSet.
     summary: what final.json says of the data.  noise: what label_noise.json says; None where the labels are right.
     """
 
-    images: Tensor
+    images: Images
     labels: Tensor
     true_labels: Tensor
     train: Tensor
     val: Tensor
-    test_images: Tensor
+    test_images: Images
     test_labels: Tensor
     scale: Tensor
     shift: Tensor
@@ -77,17 +90,34 @@ class Extras:
 NO_EXTRAS = Extras()
 
 
-def prepare(trial: Trial, arrays: Arrays, *, device: torch.device, extras: Extras = NO_EXTRAS) -> TrialData:
-    """Draw the trial's subset, wrong labels and split, in this order: validation is carved after label noise."""
+def prepare(
+    trial: Trial,
+    arrays: Arrays | StreamedSet,
+    *,
+    device: torch.device,
+    extras: Extras = NO_EXTRAS,
+    decoders: int = 1,
+) -> TrialData:
+    """Draw the trial's subset, wrong labels and split, in this order: validation is carved after label noise.
+
+    decoders: processes that decode images where they are streamed; they change nothing but the speed.
+    """
     dataset, seed = trial.dataset, trial.seed
     num_classes = len(arrays.class_names)
     true_labels = np.asarray(arrays.train_labels)
     chosen = subset_positions(trial, arrays)
-    images = _training_images(trial, arrays, extras)
     labels, nominal = given_labels(trial, arrays, extras)
     train_index, val_index = carve_validation(labels[chosen], dataset.val_fraction, stream(seed, "split"))
     train, val = chosen[train_index], chosen[val_index]
-    mean, std = channel_statistics(images[train])
+    images: Images
+    test_images: Images
+    if isinstance(arrays, StreamedSet):
+        mean, std = histogram_statistics(arrays.histogram)
+        images, test_images = _streamed_images(trial, arrays, device=device, decoders=decoders)
+    else:
+        pixels = _training_images(trial, arrays, extras)
+        mean, std = channel_statistics(pixels[train])
+        images, test_images = (_shared(each).to(device) for each in (pixels, arrays.test_images))
     wrong = labels != true_labels
     noise = {
         "kind": trial.label_noise.kind,
@@ -97,12 +127,12 @@ def prepare(trial: Trial, arrays: Arrays, *, device: torch.device, extras: Extra
         "class_names": list(arrays.class_names),
     }
     return TrialData(
-        images=_shared(images).to(device),
+        images=images,
         labels=torch.from_numpy(labels).to(device),
         true_labels=torch.from_numpy(true_labels.copy()).to(device),
         train=torch.from_numpy(train).to(device),
         val=torch.from_numpy(val).to(device),
-        test_images=_shared(arrays.test_images).to(device),
+        test_images=test_images,
         test_labels=torch.from_numpy(np.array(arrays.test_labels)).to(device),
         scale=(1 / (255 * std)).view(1, -1, 1, 1).to(device),
         shift=(-mean / std).view(1, -1, 1, 1).to(device),
@@ -125,7 +155,7 @@ def prepare(trial: Trial, arrays: Arrays, *, device: torch.device, extras: Extra
     )
 
 
-def subset_positions(trial: Trial, arrays: Arrays) -> NDArray[np.int64]:
+def subset_positions(trial: Trial, arrays: Arrays | StreamedSet) -> NDArray[np.int64]:
     """The training images that the trial takes, those that will validate included, in the order of the data set."""
     true_labels = np.asarray(arrays.train_labels)
     if trial.dataset.train_size is None:
@@ -159,7 +189,28 @@ def _training_images(trial: Trial, arrays: Arrays, extras: Extras) -> NDArray[np
     return images
 
 
-def given_labels(trial: Trial, arrays: Arrays, extras: Extras) -> tuple[NDArray[np.int64], float]:
+def _streamed_images(
+    trial: Trial, files: StreamedSet, *, device: torch.device, decoders: int
+) -> tuple[Streamed, Streamed]:
+    """The images to train and to test on."""
+    wanted = trial.training.random_resized_crop
+    random_crop = None if wanted is None else RandomCrop(wanted.scale, wanted.ratio)
+    sets = (files.train_images, files.test_images)
+    processes = Decoders(sets, processes=decoders, device=device, crop=random_crop)
+    return Streamed(processes, 0), Streamed(processes, 1)
+
+
+def image_batches(images: Images, index: Tensor | None = None, *, size: int) -> Iterator[Tensor]:
+    """The images at `index`, or all, in batches (size, C, H, W) uint8 on the device; streamed ones in smaller ones."""
+    if isinstance(images, Streamed):
+        yield from images.batches(index)
+        return
+    for start in range(0, len(images) if index is None else len(index), size):
+        rows = slice(start, start + size)
+        yield images[rows] if index is None else images[index[rows]]
+
+
+def given_labels(trial: Trial, arrays: Arrays | StreamedSet, extras: Extras) -> tuple[NDArray[np.int64], float]:
     """The labels to train on, (N,), and the expected share of wrong ones.
 
     Raises ValueError where the trial's label noise does not fit the data set.
@@ -194,7 +245,8 @@ class Epoch:
     """One epoch's order and augmentation, drawn on the host and then kept on the device.
 
     number: from 0.  order: (n,) positions in the training split.  index: (n,), the same on the device, as positions in
-    the data set.  offsets: (n, 2) crop offsets.  flips: (n,) bool.  Both belong to a place in the order.
+    the data set.  offsets: (n, 2) crop offsets.  flips: (n,) bool.  crop_keys: (n,), on the host, of random resized
+    crops.  All belong to a place in the order.
     """
 
     trial: Trial
@@ -204,11 +256,26 @@ class Epoch:
     index: Tensor
     offsets: Tensor | None
     flips: Tensor | None
+    crop_keys: NDArray[np.int64] | None = None
+
+    def batches(self, batch_size: int, *, first_step: int, steps: int) -> Iterator[Batch]:
+        """The batches of an epoch of `steps` steps, from the 0-based `first_step` on."""
+        all_rows = (slice(step * batch_size, (step + 1) * batch_size) for step in range(first_step, steps))
+        if not isinstance(self.data.images, Streamed):
+            yield from map(self.batch, all_rows)
+            return
+        left = slice(first_step * batch_size, steps * batch_size)
+        keys = None if self.crop_keys is None else self.crop_keys[left]
+        stream = self.data.images.batches(self.index[left], size=batch_size, keys=keys)
+        for rows, pixels in zip(all_rows, stream, strict=True):
+            yield self._batch(rows, self._augmented(pixels, rows))
 
     def batch(self, rows: slice) -> Batch:
         """One step's batch, augmented and normalised, in the recipe's memory format."""
+        return self._batch(rows, self._augmented(self._resident.index_select(0, self.index[rows]), rows))
+
+    def _batch(self, rows: slice, pixels: Tensor) -> Batch:
         index = self.index[rows]
-        pixels = self._augmented(index, rows)
         return Batch(
             x=self._network_input(pixels),
             y=self.data.labels.index_select(0, index),
@@ -230,15 +297,20 @@ class Epoch:
         """Examples of the training split as this epoch sees them: images (m, C, H, W) normalised, and labels."""
         places = torch.from_numpy(self._place_of[positions]).to(self.index.device, non_blocking=True)
         index = self.index.index_select(0, places)
-        return self._network_input(self._augmented(index, places)), self.data.labels.index_select(0, index)
+        pixels = self._augmented(self._resident.index_select(0, index), places)
+        return self._network_input(pixels), self.data.labels.index_select(0, index)
+
+    @property
+    def _resident(self) -> Tensor:
+        assert isinstance(self.data.images, Tensor), "the plan refuses what takes streamed images out of their order"
+        return self.data.images
 
     @cached_property
     def _place_of(self) -> NDArray[np.int64]:
         """(n,), the place of each position in the order."""
         return inverse(self.order)
 
-    def _augmented(self, index: Tensor, places: slice | Tensor) -> Tensor:
-        x = self.data.images.index_select(0, index)
+    def _augmented(self, x: Tensor, places: slice | Tensor) -> Tensor:
         if self.offsets is not None:
             x = crop(x, self.offsets[places], padding=self.trial.training.crop_padding)
         if self.flips is not None:
@@ -260,9 +332,11 @@ def draw_epoch(trial: Trial, data: TrialData, epoch: int) -> Epoch:
     n, training = len(data.train), trial.training
     order = stream(trial.seed, "order", epoch).permutation(n)
     rng = stream(trial.seed, "augment", epoch)
-    offsets = flips = None
+    offsets = flips = keys = None
     if training.crop_padding:
         offsets = torch.from_numpy(draw_crop_offsets(rng, n, training.crop_padding)).to(device)
+    if training.random_resized_crop is not None:
+        keys = draw_crop_keys(rng, n)
     if training.flip:
         flips = torch.from_numpy(draw_flips(rng, n)).to(device)
-    return Epoch(trial, data, epoch, order, data.train[torch.from_numpy(order).to(device)], offsets, flips)
+    return Epoch(trial, data, epoch, order, data.train[torch.from_numpy(order).to(device)], offsets, flips, keys)

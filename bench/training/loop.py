@@ -20,7 +20,7 @@ from bench.plan.trial import Trial
 from bench.results.store import Json, TrialFolder
 from bench.training import checkpoint
 from bench.training.checkpoint import Progress
-from bench.training.data import TrialData, draw_epoch, memory_format
+from bench.training.data import Images, TrialData, draw_epoch, image_batches, memory_format
 from bench.training.diagnostics import Diagnostics, weight_norm
 from bench.training.optim import lr_at, make_optimizer
 from bench.training.policy import CheckpointPolicy
@@ -122,11 +122,11 @@ def train(
         resumed = None
 
         model.train()
-        for step in range(first_step, steps_per_epoch):
+        batches = draws.batches(batch_size, first_step=first_step, steps=steps_per_epoch)
+        for step, batch in enumerate(batches, first_step):
             lr = lr_at(epoch * steps_per_epoch + step, training, steps_per_epoch=steps_per_epoch)
             for group in optimizer.param_groups:
                 group["lr"] = lr
-            batch = draws.batch(slice(step * batch_size, (step + 1) * batch_size))
             with autocast(trial, device):
                 found = trial.method.training_loss(model, batch, rng=mixing)
             optimizer.zero_grad(set_to_none=True)
@@ -202,7 +202,7 @@ def initial_model(trial: Trial, data: TrialData) -> nn.Module:
 def predict(
     model: nn.Module,
     data: TrialData,
-    images: Tensor,
+    images: Images,
     index: Tensor | None = None,
     *,
     trial: Trial,
@@ -214,12 +214,10 @@ def predict(
     """
     model.eval()
     layout = memory_format(trial.training)
-    n = len(images) if index is None else len(index)
     logits = []
-    for start in range(0, n, EVALUATION_BATCH):
+    for pixels in image_batches(images, index, size=EVALUATION_BATCH):
         looked()
-        rows = slice(start, start + EVALUATION_BATCH)
-        x = data.normalised(images[rows] if index is None else images[index[rows]])
+        x = data.normalised(pixels)
         with autocast(trial, x.device):
             logits.append(model(x.contiguous(memory_format=layout)).float())
     return torch.cat(logits) if logits else torch.empty(0, data.num_classes, device=images.device)

@@ -23,8 +23,10 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity
 
+from bench.data.streaming import BATCH_SIZE as STREAMED_AT_ONCE
+from bench.data.streaming import Streamed
 from bench.errors import UserError
-from bench.execution.preparation import load_arrays, trial_extras
+from bench.execution.preparation import load_images, trial_extras
 from bench.execution.rerun import NEVER, stored_trial
 from bench.execution.task import DataPaths
 from bench.plan.trial import Trial
@@ -74,6 +76,10 @@ class _Subject:
         """After an epoch."""
         return len(self.data.val) + len(self.data.test_images)
 
+    @property
+    def evaluated_at_once(self) -> int:
+        return STREAMED_AT_ONCE if isinstance(self.data.images, Streamed) else loop.EVALUATION_BATCH
+
     def train(self, look: Callable[[], bool]) -> None:
         """From the beginning in a folder of its own, to the end or until `look`, called at every step, has enough."""
         folder = TrialFolder(self.scratch / str(next(self.numbers)))
@@ -119,7 +125,7 @@ def profile_trial(
     trial = stored_trial(folder)
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError("device cuda: torch finds no GPU here; leave out --device")
-    arrays = load_arrays(paths, trial.dataset)
+    arrays = load_images(paths, trial.dataset)
     extras = trial_extras(paths, trial, arrays)
     data = prepare(trial, arrays, device=torch.device(device), extras=extras)
     with tempfile.TemporaryDirectory(prefix="bench-profile-") as temporary:
@@ -265,7 +271,7 @@ def _evaluation_seconds(subject: _Subject, seconds: float) -> tuple[float, int]:
         loop.predict(model, subject.data, subject.data.test_images, trial=subject.trial, looked=looked)
         marks.append(subject.now())
     batches = len(marks) - 1
-    return marks[-1] - marks[0], min(batches * loop.EVALUATION_BATCH, len(subject.data.test_images))
+    return marks[-1] - marks[0], min(batches * subject.evaluated_at_once, len(subject.data.test_images))
 
 
 def _turns() -> Iterator[bool]:
@@ -322,7 +328,7 @@ def _trace(subject: _Subject, path: Path) -> _Traced:
     profiler.export_chrome_trace(str(path))
     steps = spans.calls[BACKWARD]
     batches += looks - WARM_STEPS - steps  # where an epoch ended meanwhile
-    return _Traced(profiler, steps, batches * loop.EVALUATION_BATCH, spans.seconds[CHECKPOINT])
+    return _Traced(profiler, steps, batches * subject.evaluated_at_once, spans.seconds[CHECKPOINT])
 
 
 def _on_gpu(shares: Shares, subject: _Subject, traced: _Traced) -> Shares:

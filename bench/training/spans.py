@@ -107,7 +107,20 @@ class Spans:
             for part, owner, name in (*_METHODS, *((part, type(method), name) for part, name in _OF_THE_METHOD)):
                 patch(undo, owner, name, self.around(part, getattr(owner, name)))
             patch(undo, manifold, "forward_through", self._mixing_inside(manifold.forward_through))
+            patch(undo, data.Epoch, "batches", self._each(data.Epoch.batches))
             yield
+
+    def _each(self, batches: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
+        """A generator of batches whose every step counts as data: it gathers a batch, or waits for a streamed one."""
+
+        @functools.wraps(batches)
+        def timed(*args: Any, **kwargs: Any) -> Iterator[Any]:
+            coming = batches(*args, **kwargs)
+            following = self.around(DATA, lambda: next(coming, None))
+            while (batch := following()) is not None:
+                yield batch
+
+        return timed
 
     def _mixing_inside(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """manifold.forward_through, what it does to a layer's output counted as mixing."""
@@ -128,7 +141,6 @@ _FUNCTIONS: tuple[tuple[str, Callable[..., Any]], ...] = (
     (CHECKPOINT, checkpoint.save),
 )
 _METHODS: tuple[tuple[str, type, str], ...] = (
-    (DATA, data.Epoch, "batch"),
     (DATA, data.Epoch, "_take"),  # partners from all of the training set
     (FORWARD, nn.Module, "__call__"),
     (BACKWARD, torch.Tensor, "backward"),

@@ -125,9 +125,9 @@ def test_what_is_slow_shows_under_its_own_name(tmp_path, monkeypatch, part, whol
     shares, text = profiled(folder, tmp_path)
     assert ("an epoch takes" in text) == whole
     # an epoch has 15 steps, and four batches that are evaluated
-    assert shares.pop(part) > 60, text
+    slowed = shares.pop(part)
     shares.pop("all")
-    assert max(shares.values()) < 20, text
+    assert slowed > 2 * max(shares.values()), text  # without the sleep no part has half of the time
 
 
 def loaded(folder):

@@ -14,6 +14,7 @@ from PIL import Image
 from worker_processes import make_task, run, start, take_long, untimed
 
 from bench.data.image_folder import list_images
+from bench.execution.profile import profile_trial
 from bench.execution.task import FAILED, INTERRUPTED, Task
 from bench.plan.plan import PlannedTrial, make_plan
 from bench.plan.suite import load_suite
@@ -150,3 +151,15 @@ def test_an_image_that_cannot_be_read_fails_the_trial_by_its_name(root, cache, t
     failure = TrialFolder(task.folder).last_failure()
     assert failure is not None
     assert failure["reason"].startswith(f"DataError: {path}: cannot be read as an image")
+
+
+def test_waiting_for_images_is_datas_share_of_the_profile(root, cache, tmp_path) -> None:
+    planned = planned_trial(root, tmp_path)
+    task = make_task(planned, tmp_path / "results", cache=cache)
+    folder = TrialFolder(task.folder)
+    folder.create(task.record)
+    lines: list[str] = []
+    trace = profile_trial(folder, task.data, device="cpu", out=tmp_path, say=lines.append, seconds=0.5)
+    assert trace.exists()
+    [share] = [float(line.split()[-2]) for line in lines if line.split()[:1] == ["data"]]
+    assert 5 < share < 100, lines  # decoding takes longer than a step of so small a network

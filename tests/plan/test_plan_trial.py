@@ -114,6 +114,8 @@ OTHERS: list[dict[str, Any]] = [
     {"training": {"gamma": 0.5}},
     {"training": {"warmup_epochs": 1}},
     {"training": {"crop_padding": 1}},
+    {"training": {"random_resized_crop": {"scale": (0.08, 1.0)}}},
+    {"training": {"random_resized_crop": {"scale": (0.5, 1.0)}}},
     {"training": {"flip": True}},
     {"training": {"precision": "bf16"}},
     {"training": {"channels_last": True}},

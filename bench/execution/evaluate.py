@@ -36,8 +36,9 @@ from bench.plan.evaluation import (
 from bench.plan.trial import Trial
 from bench.results.store import Json
 from bench.training.data import TrialData, memory_format
-from bench.training.loop import autocast, predict
+from bench.training.loop import predict
 from bench.training.seeding import stream, stream_seed
+from bench.training.step import autocast
 
 Figures = tuple[Mapping[str, float | None], dict[str, Any]]
 """(metrics, detail) of a record."""

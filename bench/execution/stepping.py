@@ -17,6 +17,7 @@ from bench.execution.preparation import load_images
 from bench.execution.task import DataPaths
 from bench.plan.trial import Trial
 from bench.results.store import TrialFolder
+from bench.training.compiled import keep_compiled_code
 from bench.training.data import TrialData, prepare
 from bench.training.loop import train
 from bench.training.policy import CheckpointPolicy
@@ -35,6 +36,8 @@ def step_on_command(trial: Trial, data: DataPaths, folder: Path, epoch_steps: in
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the measuring process, whose end closes the link
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    if trial.training.compile:
+        keep_compiled_code(data.cache_root)
     try:
         cut = _cut(prepare(trial, load_images(data, trial.dataset), device=torch.device("cpu")), trial, epoch_steps)
         link.send(None)

@@ -47,6 +47,7 @@ from bench.results.store import (
     write_json,
 )
 from bench.training.checkpoint import model_misfit
+from bench.training.compiled import keep_compiled_code
 from bench.training.data import TrialData, prepare
 from bench.training.loop import Interrupted, configure_torch, placed_model, predict, train
 from bench.training.summary import curve_metrics, prediction_metrics
@@ -117,6 +118,8 @@ def _train_and_write(task: Task, trial: Trial, folder: TrialFolder, stop_request
         "hardware": _hardware(device),
     }
     folder.append("started", attempt=task.attempt, pid=os.getpid(), **provenance)
+    if trial.training.compile:
+        keep_compiled_code(task.data.cache_root)
     arrays, data = _data(task, trial)
     trained = train(trial, data, folder=folder, policy=task.policy, stop_requested=stop_requested)
     metrics: dict[str, float] = {}

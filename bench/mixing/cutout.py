@@ -22,7 +22,7 @@ def cut_out(x: Tensor, centres: NDArray[np.int64], *, side: int) -> Tensor:
     x: (B, C, H, W).  centres: (B, 2) of (row, column).  The square covers [centre - side // 2, centre - side // 2 +
     side) and is cut by the border, as in the authors' code, which rounds odd sides down to even ones.
     """
-    corner = torch.from_numpy(centres - side // 2).to(x.device)
+    corner = torch.from_numpy(centres - side // 2).to(x.device, non_blocking=True)
     inside = [
         (place >= corner[:, axis, None]) & (place < corner[:, axis, None] + side)
         for axis, place in enumerate(torch.arange(size, device=x.device) for size in x.shape[-2:])

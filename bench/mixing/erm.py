@@ -19,5 +19,9 @@ class Erm(Method):
     name: Literal["erm"] = "erm"
     neutral: ClassVar[dict[str, Any]] = {"name": "erm"}
 
+    @property
+    def can_draw_ahead(self) -> bool:
+        return self.gaussian_noise is None and self.cutout is None
+
     def _loss(self, model: nn.Module, batch: Batch, *, rng: np.random.Generator) -> BatchLoss:
         return plain_loss(self, model, batch)

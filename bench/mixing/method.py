@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from bench.mixing.batch import Batch, BatchLoss, Lam
-    from bench.mixing.partners import Partners
+    from bench.mixing.partners import Pairing, Partners
 
 COMPANIONS = ("dropout", "stochastic_depth", "label_smoothing", "gaussian_noise", "cutout", "weight_decay")
 """Options of every method: what mixup is compared with, alone (`{name: erm, dropout: 0.5}`) or together with it."""
@@ -122,6 +122,20 @@ class Method(BaseModel, ABC):
     def layers_mixed(self) -> tuple[int | str, ...]:
         """The layers of the network that it reaches into, by number or name; 0 is the input."""
         return ()
+
+    @property
+    def can_draw_ahead(self) -> bool:
+        """Whether all that its steps draw can be drawn before their images are there, see `draw_ahead`."""
+        return False
+
+    @property
+    def pairs(self) -> bool:
+        """Of a method that can draw ahead: whether it mixes pairs of inputs and labels; else it trains plainly."""
+        return False
+
+    def draw_ahead(self, rng: np.random.Generator, batch_size: int, *, epoch: int, epochs: int) -> Pairing | None:
+        """What `training_loss` would draw for one batch, from `rng` in the same order; None where it mixes nothing."""
+        return None
 
     def network_args(self, name: str) -> dict[str, Any]:
         """Arguments for the network `name` beside the suite's own, such as dropout: none that draw initial weights.
@@ -235,12 +249,12 @@ class Mixing(Method):
         return range(first, min(end, epochs))
 
     def _loss(self, model: nn.Module, batch: Batch, *, rng: np.random.Generator) -> BatchLoss:
-        if not self._mixes(batch, rng):
+        if not self._mixes(rng, epoch=batch.epoch, epochs=batch.epochs):
             return plain_loss(self, model, batch)
         return self._mixed_loss(model, batch, rng=rng)
 
-    def _mixes(self, batch: Batch, rng: np.random.Generator) -> bool:
-        if batch.epoch not in self.mixing_epochs(batch.epochs):
+    def _mixes(self, rng: np.random.Generator, *, epoch: int, epochs: int) -> bool:
+        if epoch not in self.mixing_epochs(epochs):
             return False
         return self.probability is None or bool(rng.random() < self.probability)
 

@@ -9,7 +9,7 @@ import numpy as np
 from pydantic import Field, WithJsonSchema, model_validator
 
 from bench.mixing.method import Alpha, Mixing, Neighbours, draw_lam
-from bench.mixing.partners import Partner, Partners, draw_positions, permuted
+from bench.mixing.partners import Pairing, Partner, Partners, draw_positions, permuted
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -97,6 +97,21 @@ class Mixup(Mixing):
     @property
     def neighbours(self) -> Neighbours | None:
         return Neighbours(self.k, self.partner == "class_neighbours") if self.k is not None else None
+
+    @property
+    def can_draw_ahead(self) -> bool:
+        """Pairs within the batch, inputs and labels mixed, at any alpha, lam and schedule."""
+        plain = self.partner is None and self.examples is None and self.only is None and self.labels == "mixed"
+        return plain and self.gaussian_noise is None and self.cutout is None
+
+    @property
+    def pairs(self) -> bool:
+        return True
+
+    def draw_ahead(self, rng: np.random.Generator, batch_size: int, *, epoch: int, epochs: int) -> Pairing | None:
+        if not self._mixes(rng, epoch=epoch, epochs=epochs):
+            return None
+        return Pairing(self.draw_lam(rng, batch_size), rng.permutation(batch_size))
 
     def _mixed_loss(self, model: nn.Module, batch: Batch, *, rng: np.random.Generator) -> BatchLoss:
         if self.examples is not None:

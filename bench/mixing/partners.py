@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from bench.mixing.batch import Batch
+    from bench.mixing.batch import Batch, Lam
 
 Partner = Literal["permutation", "same_class", "different_class", "neighbours", "class_neighbours", "next_batch"]
 """permutation: a random one of the batch, which goes without saying.
@@ -28,6 +28,13 @@ class Partners(NamedTuple):
     x: Tensor
     y: Tensor
     labels: NDArray[np.int64]
+
+
+class Pairing(NamedTuple):
+    """Of one batch, drawn before its images are there: lam, one number or (B,), and perm, (B,)."""
+
+    lam: Lam
+    perm: NDArray[np.int64]
 
 
 def permuted(batch: Batch, *, rng: np.random.Generator) -> Partners:

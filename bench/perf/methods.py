@@ -20,9 +20,10 @@ from bench.mixing import METHODS, Erm, Method
 from bench.plan.trial import Trial
 from bench.training.data import Extras, draw_epoch, prepare
 from bench.training.diagnostics import Diagnostics
-from bench.training.loop import autocast, configure_torch, placed_model
+from bench.training.loop import configure_torch, placed_model
 from bench.training.optim import make_optimizer
 from bench.training.seeding import stream
+from bench.training.step import training_step
 
 NUM_IMAGES = 4096
 BATCH_SIZE = 128
@@ -80,6 +81,7 @@ def stepper(method: Method, network: str, *, device: str, training: dict[str, An
     optimizer = make_optimizer(model.parameters(), trial.training, weight_decay=trial.weight_decay)
     diagnostics = Diagnostics()
     mixing = stream(0, "mixing")
+    take_step = training_step(trial, model, optimizer, device=data.images.device, batch_size=BATCH_SIZE)
 
     def batches() -> Iterator[Any]:
         for epoch in range(1000):
@@ -92,13 +94,7 @@ def stepper(method: Method, network: str, *, device: str, training: dict[str, An
     coming = batches()
 
     def step() -> None:
-        batch = next(coming)()
-        with autocast(trial, data.images.device):
-            found = method.training_loss(model, batch, rng=mixing)
-        optimizer.zero_grad(set_to_none=True)
-        found.loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        diagnostics.note(found)
+        diagnostics.note(take_step(next(coming)(), trial.training.lr, mixing))
 
     return step
 

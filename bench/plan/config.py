@@ -289,6 +289,18 @@ class TrainingConfig(Section):
     )
     threads: int = Field(default=1, ge=1, description="CPU threads of one trial; changes the last bits")
     deterministic: bool = Field(default=False, description="bit-reproducible on a GPU too, at a price in speed")
+    compile: bool | None = Field(
+        default=None, description="train through torch.compile's code for the network; changes the last bits"
+    )
+    cuda_graph: bool | None = Field(
+        default=None,
+        description="each step as one CUDA graph; erm and mixup; no GPU has proven it yet; changes the last bits",
+    )
+
+    @field_validator("compile", "cuda_graph")
+    @classmethod
+    def _off_goes_without_saying(cls, value: bool | None) -> bool | None:
+        return value or None
 
     @field_validator("random_resized_crop", mode="before")
     @classmethod
@@ -309,6 +321,8 @@ class TrainingConfig(Section):
             raise ValueError("one_cycle has a warm-up of its own: leave out warmup_epochs")
         if self.warmup_epochs >= self.epochs and self.warmup_epochs:
             raise ValueError(f"warmup_epochs {self.warmup_epochs:g} must be less than epochs {self.epochs}")
+        if self.compile and self.cuda_graph:
+            raise ValueError("compile and cuda_graph have not been tried together: give one of them")
         if self.optimizer != "sgd" and self.nesterov:
             raise ValueError(f"nesterov belongs to sgd, not to {self.optimizer}")
         return self

@@ -13,7 +13,7 @@ from bench.data.corruptions import MIN_SIDE
 from bench.data.datasets import Facts
 from bench.data.human_labels import file_fingerprint
 from bench.data.label_noise import CLASS_MAPS, transition_matrix
-from bench.mixing import Erm, Mixing
+from bench.mixing import Erm, Method, Mixing
 from bench.mixing.method import count_epochs
 from bench.plan.cells import Cell
 from bench.plan.config import SECTIONS, DatasetConfig, LabelNoiseConfig, Section
@@ -281,6 +281,7 @@ def _check_methods(suite: Suite, cells: Sequence[Cell]) -> None:
                         f"the network sets {argument} already, to {cell.model.args[argument]}: give it in one place"
                     )
                     raise suite.document.error(suite.place_of(method, companion), message)
+            _check_speed_options(suite, cell, method)
             num_train = round((cell.dataset.train_size or facts.num_train) * (1 - cell.dataset.val_fraction))
             if getattr(method, "partner", None) == "next_batch" and cell.training.batch_size >= num_train:
                 message = f"an epoch of {num_train} training images has no next batch of {cell.training.batch_size}"
@@ -303,6 +304,21 @@ def _check_methods(suite: Suite, cells: Sequence[Cell]) -> None:
                 ]
                 message = f"no epoch is left to mix in: {', '.join(given)}, of {epochs} epochs"
                 raise suite.document.error(suite.place_of(method, key), message)
+
+
+def _check_speed_options(suite: Suite, cell: Cell, method: Method) -> None:
+    """Raise SuiteError where a method cannot train with `compile` or `cuda_graph`."""
+    inside = [layer for layer in method.layers_mixed if layer != 0]
+    if cell.training.compile and inside:
+        message = f"{method.label} mixes inside the network, at layer {inside[0]}, which a compiled one does not let it"
+        message += ": leave out training.compile, or mix layer 0 alone"
+        raise suite.document.error(suite.place_of(method, "layers"), message)
+    if cell.training.cuda_graph and not method.can_draw_ahead:
+        message = f"training.cuda_graph does not take {method.label}: it takes erm, and mixup of pairs within the batch"
+        message += (
+            " with inputs and labels mixed, both without gaussian_noise and cutout. Leave out training.cuda_graph"
+        )
+        raise suite.document.error(suite.place_of(method), message)
 
 
 def _resolved_noise(suite: Suite, cell: Cell, facts: Facts) -> LabelNoiseConfig:

@@ -295,7 +295,10 @@ class Epoch:
 
     def _take(self, positions: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         """Examples of the training split as this epoch sees them: images (m, C, H, W) normalised, and labels."""
-        places = torch.from_numpy(self._place_of[positions]).to(self.index.device, non_blocking=True)
+        return self.at(torch.from_numpy(self._place_of[positions]).to(self.index.device, non_blocking=True))
+
+    def at(self, places: Tensor) -> tuple[Tensor, Tensor]:
+        """The examples at (m,) places of the order: images (m, C, H, W) augmented and normalised, and labels (m,)."""
         index = self.index.index_select(0, places)
         pixels = self._augmented(self._resident.index_select(0, index), places)
         return self._network_input(pixels), self.data.labels.index_select(0, index)

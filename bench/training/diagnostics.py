@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -20,7 +21,7 @@ LAM_BINS = 20
 MOST_LOGITS = 2**20
 """Kept at a time, 4 MB: a step of a thousand classes is not kept for an epoch."""
 
-_Step = tuple[Labels, tuple[tuple[Labels, Lam], ...], Lam | None, Labels | None]
+Noted = tuple[Labels, tuple[tuple[Labels, Lam], ...], Lam | None, Labels | None]
 """Of a BatchLoss: labels, targets, lam, partner_labels."""
 
 
@@ -45,7 +46,7 @@ class Diagnostics:
     batches: int = 0
     missed: float = 0.0
     examples: int = 0
-    _noted: list[_Step] = field(default_factory=list, repr=False)
+    _noted: list[Noted] = field(default_factory=list, repr=False)
     _logits: list[Tensor] = field(default_factory=list, repr=False)
     _predicted: list[Tensor] = field(default_factory=list, repr=False)
     _num_logits: int = field(default=0, repr=False)
@@ -60,6 +61,12 @@ class Diagnostics:
         self._num_logits += step.logits.numel()
         if self._num_logits > MOST_LOGITS:
             self._predict()
+
+    def note_predicted(self, steps: Sequence[Noted], predicted: Tensor) -> None:
+        """Remember steps by what they predicted, one after the other in (n,) int64."""
+        self._predict()
+        self._noted.extend(steps)
+        self._predicted.append(predicted)
 
     def _predict(self) -> None:
         if self._logits:

@@ -22,6 +22,8 @@ def make_optimizer(
     one core (torch 2.15).
     """
     parameters = list(parameters)
+    # Adam counts its steps on the host unless told that it may be captured.
+    capturable = bool(training.cuda_graph) and parameters[0].device.type == "cuda"
     if training.optimizer == "sgd":
         return torch.optim.SGD(
             parameters,
@@ -32,7 +34,7 @@ def make_optimizer(
             fused=True,
         )
     adam = torch.optim.Adam if training.optimizer == "adam" else torch.optim.AdamW
-    return adam(parameters, lr=training.lr, weight_decay=weight_decay, fused=True)
+    return adam(parameters, lr=training.lr, weight_decay=weight_decay, fused=True, capturable=capturable)
 
 
 def lr_at(step: int, training: TrainingConfig, *, steps_per_epoch: int) -> float:

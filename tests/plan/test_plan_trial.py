@@ -121,6 +121,8 @@ OTHERS: list[dict[str, Any]] = [
     {"training": {"channels_last": True}},
     {"training": {"threads": 2}},
     {"training": {"deterministic": True}},
+    {"training": {"compile": True}},
+    {"training": {"cuda_graph": True}},
     {"method": {"alpha": 0.2}},
     {"method": {"lam_per": "sample"}},
     {"method": {"labels": "unmixed"}},

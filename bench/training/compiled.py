@@ -36,6 +36,8 @@ def compiled(model: nn.Module, *, name: str, device: torch.device) -> nn.Module:
         _check_compiler()
     # One process per trial, without helpers of its own: they would outlive it when it is killed.
     inductor.compile_threads = 1
+    # Precompiled headers would lie in the system's folder for temporary files, wherever the cache is.
+    inductor.cpp_cache_precompile_headers = False
     network = torch.compile(model, fullgraph=not name.startswith("timm/"), dynamic=False)
     return cast(nn.Module, network)
 

@@ -154,13 +154,16 @@ def test_a_compiled_training_is_the_plain_one(make_trial, prepared, run, tmp_pat
 
 @pytest.mark.slow
 def test_the_test_error_is_the_same_within_seed_noise(make_trial, run):
-    """Paired over three seeds: a small convolutional network on digits, each option against none."""
+    """Paired over four seeds, a small convolutional network on digits, each option against none.
+
+    Trained until seeds agree: after 4 epochs their errors are 14 to 31 %, and a difference says nothing.
+    """
 
     def errors(**option):
-        options = {"epochs": 4, "lr": 0.05, "model": NET, "method": MIXUP, **option}
-        return np.array([run(make_trial(seed=seed, **options)).curve[-1]["test_error"] for seed in range(3)])
+        options = {"epochs": 12, "lr": 0.05, "model": NET, "method": MIXUP, **option}
+        return np.array([run(make_trial(seed=seed, **options)).curve[-1]["test_error"] for seed in range(4)])
 
     plain = errors()
-    assert plain.mean() < 0.3
+    assert plain.mean() < 0.1
     for option in ({"channels_last": True}, {"precision": "bf16"}, {"cuda_graph": True}):
-        assert abs((errors(**option) - plain).mean()) < 0.03, option
+        assert abs((errors(**option) - plain).mean()) < 0.02, option

@@ -78,7 +78,9 @@ class _Subject:
 
     @property
     def evaluated_at_once(self) -> int:
-        return STREAMED_AT_ONCE if isinstance(self.data.images, Streamed) else loop.EVALUATION_BATCH
+        if isinstance(self.data.images, Streamed):
+            return STREAMED_AT_ONCE
+        return loop.evaluation_batch(self.trial.training, self.device)
 
     def train(self, look: Callable[[], bool]) -> None:
         """From the beginning in a folder of its own, to the end or until `look`, called at every step, has enough."""

@@ -231,6 +231,9 @@ def _check_streams(suite: Suite, cells: Sequence[Cell]) -> None:
             why += ", for random_resized_crop,"
         elif cell.sources.get(("dataset", "stream")) is None:
             why += f", since they take more than {RESIDENT_BYTES / 1e9:g} GB (stream: false keeps them in memory),"
+        if cell.training.cuda_graph:
+            message = f"{why} and cuda_graph needs them on the GPU: leave one of them out"
+            raise suite.document.error(cell.place("training", "cuda_graph"), message)
         if cell.dataset.train_corruption is not None:
             message = f"{why} and train_corruption makes all of its images beforehand: leave one of them out"
             raise suite.document.error(cell.place("dataset", "train_corruption"), message)

@@ -25,7 +25,7 @@ def training_step(
     batch_size: of a whole batch. With `compile` only those go through the compiled network: it is compiled for one
     size, and the smaller batch that may end an epoch would have it compiled anew.
     """
-    method = trial.method
+    method, parameters = trial.method, list(model.parameters())
     whole = compiled(model, name=trial.model.name, device=device) if trial.training.compile else model
 
     def step(batch: Batch, lr: float, rng: np.random.Generator) -> BatchLoss:
@@ -33,7 +33,8 @@ def training_step(
             group["lr"] = lr
         with autocast(trial, device):
             found = method.training_loss(whole if len(batch.labels) == batch_size else model, batch, rng=rng)
-        optimizer.zero_grad(set_to_none=True)
+        for parameter in parameters:  # Optimizer.zero_grad takes 15 us for it, to stand in profiles
+            parameter.grad = None
         found.loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         return found

@@ -38,7 +38,7 @@ MLP = {"name": "mlp", "hidden": [64]}
 )
 def test_the_gradient_is_the_same_to_the_precision(make_trial, prepared, model, option, tolerance):
     """In bf16 of an MLP: normalisation layers after narrow convolutions magnify rounding, to 0.17 in the net above."""
-    plain, fast = (make_trial(model=model, method=MIXUP, **each) for each in ({}, option))
+    plain, fast = (make_trial(model=model, method=MIXUP, **each) for each in ({"channels_last": False}, option))
     expected = gradients(plain, prepared(plain))
     found = gradients(fast, prepared(fast))
     assert 0 < (found - expected).norm() / expected.norm() < tolerance

@@ -40,6 +40,7 @@ CONTESTANTS = (
     Contestant("ours, ERM", "ours", method="erm"),
     Contestant("bare loop, bf16", "bare", BF16),
     Contestant("ours, bf16", "ours", BF16),
+    Contestant("ours, compiled", "ours", {"compile": True}),
 )
 
 WORKLOADS = {
@@ -76,7 +77,9 @@ def contestants(machine: Machine) -> tuple[Contestant, ...]:
     """Who runs on this machine's device."""
     if machine.device != "cpu":
         packed = [Contestant(f"ours, bf16, {n} trials at once", "ours", BF16, copies=n) for n in (2, 4, 8)]
-        return (*CONTESTANTS, *packed)
+        options = {"compiled": {"compile": True}, "CUDA graph": {"cuda_graph": True}}
+        fast = [Contestant(f"ours, bf16, {name}", "ours", BF16 | option) for name, option in options.items()]
+        return (*CONTESTANTS, *fast, *packed)
     together = Contestant(f"ours, {machine.threads} trials at once with a thread each", "ours", copies=machine.threads)
     return (*CONTESTANTS, *([replace(together, threads=1)] if machine.threads > 1 else []))
 

@@ -28,6 +28,7 @@ from bench.models import build
 from bench.perf.peers import Job
 from bench.plan.trial import Trial
 from bench.results.store import TrialFolder
+from bench.training.compiled import keep_compiled_code
 from bench.training.data import memory_format, prepare
 from bench.training.loop import configure_torch, train
 from bench.training.policy import CheckpointPolicy
@@ -48,6 +49,7 @@ def contest(job: Job, link: Connection) -> None:
         trial = recipe(job)
         arrays = _cut(load_arrays(job.machine.data, trial.dataset), job)
         configure_torch(trial.training)
+        keep_compiled_code(job.machine.data.cache_root)
         link.send(0.0)
         steps = job.workload.epochs * _steps_per_epoch(job, arrays)
         model = LOOPS[job.contestant.loop](job, arrays, _Turns(link, steps=steps, job=job))

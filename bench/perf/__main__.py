@@ -22,7 +22,7 @@ from bench.execution.devices import num_cores, visible_gpus
 from bench.execution.processor import processor_name
 from bench.execution.task import DataPaths
 from bench.models.probe import probe
-from bench.perf import peers, trials
+from bench.perf import peers, streaming, trials
 from bench.perf.peers import Contestant, Machine, Result, Workload, ratios
 from bench.results.store import write_atomically
 
@@ -152,7 +152,9 @@ def write_section(document: Path, name: str, lines: Sequence[str]) -> None:
 
 
 @click.command()
-@click.option("--only", multiple=True, type=click.Choice([*WORKLOADS, "trial"]), help="Of what there is to measure.")
+@click.option(
+    "--only", multiple=True, type=click.Choice([*WORKLOADS, "trial", "streaming"]), help="Of what there is to measure."
+)
 @click.option("--seeds", default=3, show_default=True, help="Trainings of each contestant; of preact_resnet18, one.")
 @click.option("--threads", default=num_cores(), show_default=True, help="Of torch, for each contestant.")
 @click.option("--workers", default=num_cores(), show_default=True, help="Processes of each loader.")
@@ -186,6 +188,7 @@ def main(
         rounds = 1 if name == "preact_resnet18" and device == "cpu" else seeds
         sections[f"{name} on {device}"] = partial(step_section, workload, machine=machine, seeds=rounds)
     sections["trial"] = partial(trials.section, here(machine))
+    sections["streaming"] = partial(streaming.section, here(machine), processes=workers)
     for name, measure in sections.items():
         if only and name.partition(" ")[0] not in only:
             continue

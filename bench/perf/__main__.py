@@ -180,7 +180,7 @@ def main(
     machine = Machine(data, device, threads, workers)
     workloads = dict(WORKLOADS)
     if folder is not None:
-        images = {"name": "image_folder", "root": str(folder.absolute()), "image_size": 32}
+        images = {"name": "image_folder", "root": folder.absolute(), "image_size": 32}
         title = f"preact_resnet18 on {folder.name}, 32 x 32"
         workloads["preact_resnet18"] = replace(workloads["preact_resnet18"], dataset=images, title=title)
     sections: dict[str, Callable[[], list[str]]] = {}

@@ -6,7 +6,7 @@ import multiprocessing
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import islice
 from math import ceil
 from multiprocessing.connection import Connection
@@ -23,7 +23,7 @@ from torchvision import transforms
 
 from bench.data.augment import channel_statistics, crop, flip, normalise
 from bench.data.cache import Arrays
-from bench.execution.preparation import load_arrays
+from bench.data.datasets import load
 from bench.models import build
 from bench.perf.peers import Job
 from bench.plan.trial import Trial
@@ -47,7 +47,7 @@ def contest(job: Job, link: Connection) -> None:
     multiprocessing.set_start_method("fork", force=True)  # of the loaders' workers, as it is for everybody on Linux
     try:
         trial = recipe(job)
-        arrays = _cut(load_arrays(job.machine.data, trial.dataset), job)
+        arrays = _cut(load(**asdict(job.machine.data), **job.workload.dataset), job)
         configure_torch(trial.training)
         keep_compiled_code(job.machine.data.cache_root)
         link.send(0.0)

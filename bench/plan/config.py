@@ -102,7 +102,7 @@ class DatasetConfig(Section):
                         f"image_folder needs {key}, as in {{name: image_folder, root: ~/birds, image_size: 32}}"
                     )
             if self.resize is not None and self.image_size is not None and self.resize < self.image_size:
-                raise ValueError(f"resize {self.resize} must be at least image_size, {self.image_size}")
+                raise ValueError(f"resize {self.resize} leaves no square of {self.image_size} pixels to cut out")
         else:
             for key in self.image_folder_keys:
                 if getattr(self, key) is not None:

@@ -45,7 +45,7 @@ CONTESTANTS = (
 
 WORKLOADS = {
     "mlp": Workload(
-        "the tutorial's MLP on MNIST", {"name": "mnist"}, "mlp", (1, 28, 28), crop_padding=2, lr=0.01, epochs=3, turns=9
+        "The tutorial's MLP on MNIST", {"name": "mnist"}, "mlp", (1, 28, 28), crop_padding=2, lr=0.01, epochs=3, turns=9
     ),
     "test_resnet": Workload(
         "timm/test_resnet on Fashion-MNIST",
@@ -208,7 +208,7 @@ def step_section(workload: Workload, *, machine: Machine, seeds: int) -> list[st
         f"Batch {workload.batch_size}, {images}, epochs: {workload.epochs}, seeds: {seeds}; median and quartiles of "
         f"{turns} turns. {here(machine)}"
     )
-    lines = [f"**{workload.title[:1].upper()}{workload.title[1:]}.** {how}", "", *table(found, entries)]
+    lines = [f"**{workload.title}.** {how}", "", *table(found, entries)]
     return lines if machine.device == "cpu" else lines + utilisation(workload, found, visible_gpus()[0].name)
 
 

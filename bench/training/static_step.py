@@ -63,6 +63,7 @@ class StaticSteps:
         self._perm = torch.zeros(n, dtype=torch.int64, device=device)
         self._per_example = getattr(trial.method, "lam_per", "batch") == "sample"
         self._weights = torch.zeros(2, n if self._per_example else steps_per_epoch, device=device)
+        self._whole = torch.ones(1, device=device)
         self._epoch: Epoch | None = None
         self._pairings: list[Pairing | None] = []
         self._states: list[dict[str, Any]] = []
@@ -100,6 +101,8 @@ class StaticSteps:
         self.losses.copy_(losses)
         for group in self._optimizer.param_groups:
             group["lr"] = self._lr
+            if "capturable" in group:  # a checkpoint has that of the device where it was written
+                group["capturable"] = self._device.type == "cuda"
 
     def _place(self, draws: Epoch) -> None:
         """The epoch's order and augmentation, into the tensors of the first one, which nobody else keeps."""
@@ -141,9 +144,9 @@ class StaticSteps:
                 weight, rest = self._weights.index_select(1, places if self._per_example else self._step)
                 logits = self._model(mix_inputs(x, x[index], weight))
                 loss = method.mixed_cross_entropy(logits, [(y, weight), (y.index_select(0, index), rest)])
-            else:
+            else:  # cross_entropy would sum in another order: mixup at lam = 1 is to be erm bit for bit
                 logits = self._model(x)
-                loss = method.cross_entropy(logits, y)
+                loss = method.mixed_cross_entropy(logits, [(y, self._whole)])
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         self._optimizer.step()

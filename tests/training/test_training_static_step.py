@@ -7,7 +7,10 @@ import pytest
 import torch
 
 from bench.mixing import METHODS
-from bench.training.loop import Interrupted
+from bench.training.data import draw_epoch
+from bench.training.loop import Interrupted, initial_model
+from bench.training.optim import make_optimizer
+from bench.training.static_step import StaticSteps
 
 METHOD_KINDS = [
     {"name": "erm", "label_smoothing": 0.1},
@@ -38,6 +41,31 @@ def test_epochs_of_static_steps_are_the_loops(make_trial, run, method, recipe):
     assert static.mixing == plain.mixing
 
 
+@pytest.mark.parametrize("model", [None, {"name": "preact_resnet18", "width": 2}], ids=["mlp", "resnet"])
+@pytest.mark.parametrize("neutral", [{"alpha": 0}, {"probability": 0}], ids=lambda m: next(iter(m)))
+def test_mixup_that_mixes_nothing_is_erm_bit_for_bit(make_trial, run, model, neutral):
+    companions = {"label_smoothing": 0.1}
+    methods = ({"name": "erm"} | companions, {"name": "mixup"} | neutral | companions)
+    options = {"epochs": 1, "batch_size": 60, "cuda_graph": True, "model": model}  # of 64, no order of sums would show
+    erm, mixup = (run(make_trial(method=each, **options)) for each in methods)
+    for name, weight in erm.model.state_dict().items():
+        assert torch.equal(mixup.model.state_dict()[name], weight), name
+
+
+def test_adam_is_capturable_where_it_trains_whatever_a_checkpoint_says(make_trial, prepared):
+    """A trial may go on elsewhere than it began, and torch refuses to capture the Adam that a CPU wrote."""
+    trial = make_trial(cuda_graph=True, optimizer="adamw")
+    data = prepared(trial)
+    model = initial_model(trial, data)
+    optimizer = make_optimizer(model.parameters(), trial.training, weight_decay=0)
+    elsewhere = optimizer.state_dict()
+    elsewhere["param_groups"][0]["capturable"] = True
+    optimizer.load_state_dict(elsewhere)
+    static = StaticSteps(trial, data, model, optimizer, batch_size=64, steps_per_epoch=15)
+    static.begin(draw_epoch(trial, data, 0), np.random.default_rng(0), first_step=0, losses=torch.zeros(15))
+    assert [group["capturable"] for group in optimizer.param_groups] == [False]
+
+
 @pytest.mark.parametrize(
     "model", [None, {"name": "preact_resnet18", "width": 2, "dropout": 0.2}], ids=["mlp", "resnet"]
 )
@@ -58,9 +86,6 @@ def test_interrupted_in_the_middle_it_goes_on_bit_for_bit(make_trial, run, model
 
 @pytest.mark.parametrize("options", METHOD_KINDS, ids=lambda m: " ".join(map(str, m.values())))
 def test_what_is_drawn_ahead_leaves_the_stream_where_a_step_does(make_trial, prepared, options):
-    from bench.training.data import draw_epoch
-    from bench.training.loop import initial_model
-
     trial = make_trial(method=options, epochs=2)
     data, method = prepared(trial), METHODS[options["name"]].model_validate(options)
     draws, model = draw_epoch(trial, data, 0), initial_model(trial, data)

@@ -10,7 +10,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_core import InitErrorDetails
 
 from bench.data.corruptions import EXTRA, STANDARD
@@ -92,6 +92,11 @@ class DatasetConfig(Section):
     @classmethod
     def _absolute(cls, root: Path | None) -> Path | None:
         return root and root.expanduser().absolute()
+
+    @field_validator("resize")
+    @classmethod
+    def _to_the_square_goes_without_saying(cls, resize: int | None, info: ValidationInfo) -> int | None:
+        return None if resize == info.data.get("image_size") else resize
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -255,8 +260,8 @@ class RandomResizedCrop(Section):
         return self
 
 
-def _or_true(schema: dict[str, Any]) -> None:
-    schema["anyOf"].append({"const": True})
+def _or_bool(schema: dict[str, Any]) -> None:
+    schema["anyOf"].append({"type": "boolean"})
 
 
 class TrainingConfig(Section):
@@ -280,7 +285,7 @@ class TrainingConfig(Section):
     random_resized_crop: RandomResizedCrop | None = Field(
         default=None,
         description="image_folder: train on random parts of the images; true, or as in {scale: [0.08, 1]}",
-        json_schema_extra=_or_true,
+        json_schema_extra=_or_bool,
     )
     flip: bool = Field(default=False, description="mirror half of the images, at random")
     precision: Literal["fp32", "bf16"] = Field(default="fp32", description="bf16: autocast; weights stay fp32")
@@ -304,8 +309,8 @@ class TrainingConfig(Section):
 
     @field_validator("random_resized_crop", mode="before")
     @classmethod
-    def _defaults_if_true(cls, crop: Any) -> Any:
-        return {} if crop is True else crop
+    def _defaults_or_none(cls, crop: Any) -> Any:
+        return {True: {}, False: None}[crop] if isinstance(crop, bool) else crop
 
     @model_validator(mode="after")
     def _fits(self) -> Self:

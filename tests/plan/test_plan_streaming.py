@@ -92,7 +92,14 @@ def test_random_resized_crop_streams_and_true_means_imagenets(root: Path, tmp_pa
     assert ids(plan_of(root, tmp_path, dataset=", resize: 36", training=", random_resized_crop: {}")) != ids(plan)
 
 
-@pytest.mark.parametrize("crop", ["true", "{}", "{scale: [0.5, 1]}"])
+def test_what_goes_without_saying_may_be_said(root: Path, tmp_path: Path) -> None:
+    plain = ids(plan_of(root, tmp_path))
+    assert ids(plan_of(root, tmp_path, dataset=", resize: 32")) == plain
+    assert ids(plan_of(root, tmp_path, dataset=", resize: 33")) != plain
+    assert ids(plan_of(root, tmp_path, training=", random_resized_crop: false")) == plain
+
+
+@pytest.mark.parametrize("crop", ["true", "false", "{}", "{scale: [0.5, 1]}"])
 def test_the_schema_takes_a_crop(root: Path, tmp_path: Path, crop: str) -> None:
     path = write(root, tmp_path, training=f", random_resized_crop: {crop}", dataset=", stream: true, resize: 40")
     assert [error.message for error in Draft202012Validator(suite_schema()).iter_errors(read(path).content)] == []

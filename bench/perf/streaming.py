@@ -60,10 +60,10 @@ def measure(
     found: dict[bool, list[tuple[float, float]]] = {}
     for trains in (False, True):
         step = _stepper() if trains else _leave
-        for each in (ours, theirs):
-            _rate(each, step)  # the processes start
+        for one_pass in (ours, theirs):
+            _rate(one_pass, step)  # the processes start
         found[trains] = [(_rate(ours, step), _rate(theirs, step)) for _ in range(rounds)]
-    del theirs
+    del theirs, one_pass  # their processes end: the memory that follows is ours
     return Found(num_images, processes, batch_size, found[False], found[True], _peaks(ours, epochs=epochs))
 
 

@@ -50,7 +50,10 @@ NOTEWORTHY = 1.1
 CLEARLY = 1.1
 """So much faster in the median, and faster in every round, another number of slots has to be than the usual one: a
 machine that others use too differs by more from one second to the next."""
-SHAPING = ("batch_size", "optimizer", "crop_padding", "flip", "precision", "channels_last", "deterministic")
+SHAPING = (
+    *("batch_size", "optimizer", "crop_padding", "random_resized_crop", "flip", "precision", "channels_last"),
+    *("deterministic", "compile", "cuda_graph"),
+)
 """The keys of a recipe that what a step costs depends on, threads apart."""
 
 Way = tuple[int, int]
@@ -105,8 +108,11 @@ def workloads(plan: Plan) -> list[Workload]:
         trial = planned.trial
         facts = data_facts(trial.dataset)
         shape = (facts.channels, facts.height, facts.width, facts.num_classes)
-        training = trial.training.model_dump(include=set(SHAPING))
-        identity = {"model": trial.model.model_dump(mode="json"), "shape": shape, "training": training}
+        training = trial.training.model_dump(include=set(SHAPING), exclude_none=True)
+        identity: dict[str, Any] = {"shape": shape, "training": training}
+        identity["model"] = trial.model.model_dump(mode="json")
+        if trial.dataset.stream:
+            identity["stream"] = True
         key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
         num_train = round((trial.dataset.train_size or facts.num_train) * (1 - trial.dataset.val_fraction))
         steps = trial.training.epochs * ceil(num_train / trial.training.batch_size) * trial.method.passes

@@ -75,6 +75,8 @@ def test_cells_that_differ_in_what_costs_nothing_are_one_workload(plan: Plan, ti
     loads = workloads(make_plan(load_suite(tiny_suite)))
     assert [each.steps for each in loads] == [2 * 8 * 4 * 15] * 2
     assert loads[0].key != loads[1].key
+    tiny_suite.write_text(text + "  training.compile: [true, false]\n")
+    assert len({each.key for each in workloads(make_plan(load_suite(tiny_suite)))}) == 2
 
 
 def test_a_pacer_counts_steps_within_its_window_only() -> None:

@@ -33,6 +33,7 @@ from bench.plan.trial import Trial
 from bench.results.store import TrialFolder
 from bench.training import data as training_data
 from bench.training import loop
+from bench.training.compiled import keep_compiled_code
 from bench.training.data import TrialData, draw_epoch, prepare
 from bench.training.policy import CheckpointPolicy
 from bench.training.spans import BACKWARD, CHECKPOINT, EVALUATION, OTHER, PARTS, Spans, bindings, patch
@@ -125,8 +126,12 @@ def profile_trial(
     UserError where the trial cannot be trained here: its record, its data, or the device is missing.
     """
     trial = stored_trial(folder)
+    if device == "cuda" and trial.training.cuda_graph:
+        raise UserError("cuda_graph replays each step as a whole: on a GPU its parts cannot be told apart")
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError("device cuda: torch finds no GPU here; leave out --device")
+    if trial.training.compile:
+        keep_compiled_code(paths.cache_root)
     arrays = load_images(paths, trial.dataset)
     extras = trial_extras(paths, trial, arrays)
     data = prepare(trial, arrays, device=torch.device(device), extras=extras)

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 import re
 import time
 from types import SimpleNamespace
@@ -141,6 +142,18 @@ def test_mixing_inside_the_network_is_mixing(tmp_path, monkeypatch):
     assert shares["mixing"] > 60, text
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("whole", [True, False], ids=["epochs", "steps"])
+def test_a_compiled_network_is_timed_as_a_whole(tmp_path, monkeypatch, whole):
+    monkeypatch.setattr(profile, "LONG_EPOCH_SECONDS", 1e9 if whole else 0.0)
+    torch._dynamo.reset()  # which names a cache of its own
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    folder = trial_folder(tmp_path, training={"epochs": 3, "batch_size": 64, "lr": 0.1, "compile": True})
+    shares, text = profiled(folder, tmp_path)
+    assert shares["forward"] > 5, text
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "cache" / "compiled")
+
+
 def test_a_checkpoint_has_its_share_of_a_minute(tmp_path, monkeypatch):
     folder = trial_folder(tmp_path)
     for _ in range(60):
@@ -275,6 +288,9 @@ def test_a_trial_that_cannot_be_trained_here_is_an_error(tmp_path, bench):
     both = bench("trial", folder.trial_id, "--profile", "--rerun")
     assert both.returncode == 2
     assert "give one of them" in both.stderr
+    captured = {"epochs": 1, "batch_size": 64, "lr": 0.1, "cuda_graph": True}
+    with pytest.raises(UserError, match="cuda_graph replays each step as a whole"):
+        profiled(trial_folder(tmp_path, training=captured), tmp_path, device="cuda")
     if not torch.cuda.is_available():
         with pytest.raises(UserError, match="finds no GPU"):
             profiled(trial_folder(tmp_path), tmp_path, device="cuda")

@@ -169,6 +169,7 @@ def loader(job: Job, arrays: Arrays, pace: Pace) -> nn.Module:
     With what has become usual since: workers that stay, pinned memory on a GPU.
     """
     workload, device = job.workload, job.machine.device
+    _as_torch_has_it()
     batches = DataLoader(
         _PilImages(arrays, _tensors(arrays, padding=workload.crop_padding)),
         batch_size=workload.batch_size,
@@ -207,6 +208,7 @@ def timms(job: Job, arrays: Arrays, pace: Pace) -> nn.Module:
     from timm.loss import SoftTargetCrossEntropy
 
     workload, device = job.workload, job.machine.device
+    _as_torch_has_it()
     torch.manual_seed(job.seed)  # the loader's order
     mean, std = (tuple(each.tolist()) for each in channel_statistics(arrays.train_images))
     dataset = _PilImages(arrays, _pixels(arrays, padding=workload.crop_padding))
@@ -237,6 +239,11 @@ def timms(job: Job, arrays: Arrays, pace: Pace) -> nn.Module:
         optimizer.step()
         pace()
     return model
+
+
+def _as_torch_has_it() -> None:
+    """TF32 in a GPU's convolutions: ours takes none, as fp32 means fp32 there, and pays for it; others have it."""
+    torch.backends.cudnn.allow_tf32 = True
 
 
 LOOPS: dict[str, Callable[[Job, Arrays, Pace], nn.Module]] = {

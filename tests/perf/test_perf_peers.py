@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import click
 import pytest
+import torch
 
+from bench.data.datasets import load
 from bench.execution.task import DataPaths
 from bench.perf.__main__ import BARE, LOADER, OURS, contestants, table, utilisation, write_section
-from bench.perf.peers import Contestant, Machine, Result, Workload, compare, ratios
+from bench.perf.loops import LOOPS, _cut
+from bench.perf.peers import Contestant, Job, Machine, Result, Workload, compare, ratios
 
 TINY = Workload(
     "digits", {"name": "digits"}, "mlp", (1, 8, 8), crop_padding=1, lr=0.1, epochs=10, turns=3, batch_size=64
@@ -32,6 +36,21 @@ def test_all_loops_take_their_turns_and_learn_alike(machine: Machine) -> None:
         assert error < 0.4, f"{entry.name} has learnt nothing: {error}"  # chance is 0.9
     lines = table(found, entries)
     assert [line.split(" | ")[0].removeprefix("| ") for line in lines[2:-2]] == [entry.name for entry in entries]
+
+
+@pytest.mark.parametrize("loop", ["loader", "timm", "bare"])
+def test_others_have_torchs_own_precision_and_the_bare_loop_has_ours(machine: Machine, loop: str) -> None:
+    """TF32 in a GPU's convolutions, which torch takes by default and ours forbids."""
+    workload = replace(TINY, epochs=1, images=128)
+    job = Job(workload, Contestant(loop, loop), replace(machine, workers=0), seed=0)
+    arrays = load("digits", data_root=machine.data.data_root, cache_root=machine.data.cache_root)
+    seen = []
+    was, torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.allow_tf32, False  # as contest leaves it
+    try:
+        LOOPS[loop](job, _cut(arrays, job), lambda: bool(seen.append(torch.backends.cudnn.allow_tf32)))
+    finally:
+        torch.backends.cudnn.allow_tf32 = was
+    assert set(seen) == {loop != "bare"}
 
 
 def test_copies_train_at_once_and_count_together(machine: Machine) -> None:

@@ -17,9 +17,13 @@ from bench.errors import UserError
 def keep_compiled_code(cache_root: Path) -> None:
     """Have torch keep what it compiles below `cache_root`: every process of a run shares it, and no home is filled.
 
-    Where TORCHINDUCTOR_CACHE_DIR is set, that holds.
+    Where TORCHINDUCTOR_CACHE_DIR is set, that holds; unless torch did so, which sets it to a folder in /tmp as soon as
+    torch._dynamo is imported (torch 2.15), as the first optimizer does.
     """
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_root.absolute() / "compiled"))
+    from torch._inductor.runtime.cache_dir_utils import default_cache_dir
+
+    if os.environ.get("TORCHINDUCTOR_CACHE_DIR") in (None, os.path.abspath(default_cache_dir())):  # noqa: PTH100
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(cache_root.absolute() / "compiled")
 
 
 def compiled(model: nn.Module, *, name: str, device: torch.device) -> nn.Module:

@@ -1,5 +1,8 @@
 """Options for speed change the last bits of a step, not what it is; and no step waits for the host."""
 
+import os
+import subprocess
+import sys
 from dataclasses import fields, replace
 
 import numpy as np
@@ -121,6 +124,19 @@ def test_evaluation_is_wide_on_a_gpu_alone(make_trial):
     training = make_trial(batch_size=128).training
     assert evaluation_batch(training, torch.device("cpu")) == loop.EVALUATION_BATCH == 500
     assert evaluation_batch(training, torch.device("cuda")) == 1024
+
+
+def test_compiled_code_is_kept_where_the_results_are_unless_one_says_where(tmp_path):
+    """In a process with all that a trial's has imported: torch names a folder of its own meanwhile."""
+    code = "import os, sys; from pathlib import Path; import bench.execution.preload; "
+    code += "from bench.training.compiled import keep_compiled_code; keep_compiled_code(Path(sys.argv[1])); "
+    code += "print(os.environ['TORCHINDUCTOR_CACHE_DIR'])"
+    environment = {name: value for name, value in os.environ.items() if name != "TORCHINDUCTOR_CACHE_DIR"}
+    own = {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "own")}
+    for more, expected in (({}, tmp_path / "compiled"), (own, tmp_path / "own")):
+        command = [sys.executable, "-c", code, str(tmp_path)]
+        found = subprocess.run(command, env=environment | more, capture_output=True, text=True, check=True)
+        assert found.stdout.strip() == str(expected)
 
 
 def test_without_a_compiler_it_says_what_to_install(monkeypatch):

@@ -32,6 +32,7 @@ from bench.training.compiled import keep_compiled_code
 from bench.training.data import memory_format, prepare
 from bench.training.loop import configure_torch, train
 from bench.training.policy import CheckpointPolicy
+from bench.training.seeding import stream_seed
 
 LEAD = 8
 """Steps at the beginning of each turn that do not count: loaders have batches in stock from the turns of others."""
@@ -307,7 +308,8 @@ def _cut(arrays: Arrays, job: Job) -> Arrays:
 
 
 def _network(job: Job, arrays: Arrays) -> nn.Module:
-    torch.manual_seed(job.seed)
+    """With the initial weights of ours."""
+    torch.manual_seed(stream_seed(job.seed, "init"))
     channels, height, width = arrays.train_images.shape[1:]
     model = build(job.workload.network, input_shape=(channels, height, width), num_classes=len(arrays.class_names))
     return model.to(job.machine.device)

@@ -6,6 +6,7 @@ machine then slows all sides alike.
 
 from __future__ import annotations
 
+import math
 import os
 import statistics
 import sys
@@ -117,9 +118,10 @@ def utilisation(workload: Workload, results: dict[str, Result], gpu: str) -> lis
 
 
 def quartiles(values: Sequence[float]) -> str:
-    """Median [lower quartile-upper quartile], three digits."""
+    """Median [lower quartile-upper quartile], three digits at least."""
     low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
-    return f"{middle:#.3g} [{low:#.3g}-{high:#.3g}]"
+    digits = max(0, 2 - math.floor(math.log10(middle)))
+    return f"{middle:.{digits}f} [{low:.{digits}f}-{high:.{digits}f}]"
 
 
 def errors(values: Sequence[float]) -> str:

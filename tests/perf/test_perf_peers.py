@@ -72,7 +72,7 @@ def test_ratios_are_of_neighbouring_turns() -> None:
     for each in results.values():
         each.errors = [0.1, 0.2]
     row = table(results, [OURS])[2]
-    assert row == "| ours | 1.00e+03 [1.00e+03-5.50e+03] | 3.00 [2.50-3.50] | 1.00 [1.00-1.00] | 15.0 ± 7.1 % |"
+    assert row == "| ours | 1000 [1000-5500] | 3.00 [2.50-3.50] | 1.00 [1.00-1.00] | 15.0 ± 7.1 % |"
 
 
 def test_utilisation_is_the_networks_operations_over_the_gpus() -> None:

@@ -23,9 +23,11 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity
 
+from bench.data.image_folder import MAX_PROCESSES
 from bench.data.streaming import BATCH_SIZE as STREAMED_AT_ONCE
 from bench.data.streaming import Streamed
 from bench.errors import UserError
+from bench.execution.devices import num_cores
 from bench.execution.preparation import load_images, trial_extras
 from bench.execution.rerun import NEVER, stored_trial
 from bench.execution.task import DataPaths
@@ -134,7 +136,9 @@ def profile_trial(
         keep_compiled_code(paths.cache_root)
     arrays = load_images(paths, trial.dataset)
     extras = trial_extras(paths, trial, arrays)
-    data = prepare(trial, arrays, device=torch.device(device), extras=extras)
+    # As in a run: on the CPU each core has a trial, on a GPU all cores decode for it.
+    decoders = 1 if device == "cpu" else min(MAX_PROCESSES, num_cores())
+    data = prepare(trial, arrays, device=torch.device(device), extras=extras, decoders=decoders)
     with tempfile.TemporaryDirectory(prefix="bench-profile-") as temporary:
         subject = _Subject(trial, data, Path(temporary))
         by_steps = subject.steps > WARM_STEPS + 2 * LEAST_PAIRS

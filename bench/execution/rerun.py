@@ -7,7 +7,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from bench.data.image_folder import MAX_PROCESSES
 from bench.errors import UserError
+from bench.execution.devices import num_cores
 from bench.execution.task import DataPaths, Task
 from bench.plan.trial import NUMERICS_VERSION, Trial
 from bench.results.store import TrialFolder
@@ -27,7 +29,8 @@ def rerun_trial(folder: TrialFolder, data: DataPaths, *, device: str, say: Calla
     trial = stored_trial(folder)
     with tempfile.TemporaryDirectory(prefix="bench-rerun-") as temporary:
         again = TrialFolder(Path(temporary) / folder.trial_id)
-        task = Task(trial.record(), again.path, (), False, 1, data, NEVER, device=device)
+        decoders = min(MAX_PROCESSES, num_cores())  # nothing else runs
+        task = Task(trial.record(), again.path, (), False, 1, data, NEVER, device=device, decoders=decoders)
         offset = 0
 
         def follow() -> bool:

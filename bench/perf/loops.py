@@ -34,8 +34,9 @@ from bench.training.loop import configure_torch, train
 from bench.training.policy import CheckpointPolicy
 from bench.training.seeding import stream_seed
 
-LEAD = 8
-"""Steps at the beginning of each turn that do not count: loaders have batches in stock from the turns of others."""
+LEAD = 4
+"""Steps at the beginning of each turn that do not count, beside those of which loaders have the batches in stock from
+the turns of others: two for each worker, as torch and timm have it."""
 
 EVALUATION_BATCH = 500
 
@@ -66,6 +67,7 @@ class _Turns:
 
     def __init__(self, link: Connection, *, steps: int, job: Job) -> None:
         self._link, self._device = link, job.machine.device
+        self._lead = LEAD + 2 * job.machine.workers
         turns = job.workload.turns
         self._ends = iter([steps * turn // turns for turn in range(1, turns + 1)])
         self._step = self._last = 0
@@ -85,7 +87,7 @@ class _Turns:
         last = next(self._ends, None)
         if last is None:
             return  # the order is for the error, which comes when the loop has ended
-        self._first, self._last = self._last + min(LEAD, (last - self._last) // 3), last
+        self._first, self._last = self._last + min(self._lead, (last - self._last) // 2), last
         self._started = self._now()
 
     def _now(self) -> float:

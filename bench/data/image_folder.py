@@ -34,6 +34,7 @@ EXTENSIONS = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", 
 # From here on several processes decode: about half a second's work for one, and what it costs to start them.
 PARALLEL_BYTES = 8_000_000
 MAX_PROCESSES = 16
+
 SAMPLE = 2000
 """So many training images give streamed ones their mean and deviation: within 0.5 % of a pixel's range."""
 
@@ -175,11 +176,16 @@ def _decode_each(
         return
     # spawn, since the caller may have torch's threads running, which a fork would lose in the middle of their work
     with ProcessPoolExecutor(
-        min(os.cpu_count() or 1, MAX_PROCESSES),
+        decoders(os.cpu_count() or 1),
         mp_context=multiprocessing.get_context("spawn"),
         initializer=end_with_parent,
     ) as pool:
         yield from pool.map(decode, paths, chunksize=64)
+
+
+def decoders(cores: int, *, trials: int = 1) -> int:
+    """How many processes decode for each of so many trials at a time, or for whoever has the cores to himself."""
+    return min(MAX_PROCESSES, max(1, cores // trials))
 
 
 def end_with_parent() -> None:

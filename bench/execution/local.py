@@ -19,7 +19,7 @@ from multiprocessing import connection
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from multiprocessing.forkserver import ensure_running
 
-from bench.data.image_folder import MAX_PROCESSES
+from bench.data.image_folder import decoders
 from bench.execution.devices import Slot, num_cores
 from bench.execution.engine import LOST, DataUnavailable, Running, exit_in_words
 from bench.execution.packing import Places, usage_of
@@ -114,13 +114,12 @@ class LocalEngine:
         slot = self._places.take((planned.cell, planned.arm))
         if slot is None:
             return None
-        decoders = min(MAX_PROCESSES, max(1, self._cores // self.capacity))
         task = replace(
             task,
             device=slot.device,
             visible_devices=slot.visible,
             memory_share=slot.memory_share,
-            decoders=decoders,
+            decoders=decoders(self._cores, trials=self.capacity),
         )
         folder = TrialFolder(task.folder)
         offset = folder.events()[1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,15 +65,7 @@ def load_images(
     """The data set's memory-mapped arrays, or where it is streamed the files that its images stay in."""
     if not dataset.stream:
         return load_arrays(data, dataset, inspection=inspection)
-    return datasets.load_streamed(
-        dataset.name,
-        cache_root=data.cache_root,
-        root=dataset.root,
-        image_size=dataset.image_size,
-        resize=dataset.resize,
-        test_fraction=dataset.test_fraction,
-        fingerprint=dataset.fingerprint,
-    )
+    return datasets.load_streamed(dataset.name, cache_root=data.cache_root, **_folder_options(dataset))
 
 
 def load_arrays(data: DataPaths, dataset: DatasetConfig, *, inspection: Inspection | None = None) -> Arrays:
@@ -81,13 +74,14 @@ def load_arrays(data: DataPaths, dataset: DatasetConfig, *, inspection: Inspecti
         dataset.name,
         data_root=data.data_root,
         cache_root=data.cache_root,
-        root=dataset.root,
-        image_size=dataset.image_size,
-        resize=dataset.resize,
-        test_fraction=dataset.test_fraction,
-        fingerprint=dataset.fingerprint,
         inspection=inspection,
+        **_folder_options(dataset),
     )
+
+
+def _folder_options(dataset: DatasetConfig) -> dict[str, Any]:
+    """What says which images of an image folder are meant; None for the built-in sets."""
+    return {key: getattr(dataset, key) for key in ("root", "image_size", "resize", "test_fraction", "fingerprint")}
 
 
 def trial_extras(

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity
 
-from bench.data.image_folder import MAX_PROCESSES
+from bench.data.image_folder import decoders
 from bench.data.streaming import BATCH_SIZE as STREAMED_AT_ONCE
 from bench.data.streaming import Streamed
 from bench.errors import UserError
@@ -69,10 +69,9 @@ class _Subject:
 
     @property
     def steps(self) -> int:
-        """In an epoch, as the loop counts them: a last batch of one is left out."""
+        """In an epoch."""
         n = len(self.data.train)
-        batch_size = min(self.trial.training.batch_size, n)
-        return n // batch_size + (n % batch_size > 1)
+        return loop.steps_in_epoch(n, min(self.trial.training.batch_size, n))
 
     @property
     def evaluated_images(self) -> int:
@@ -137,8 +136,8 @@ def profile_trial(
     arrays = load_images(paths, trial.dataset)
     extras = trial_extras(paths, trial, arrays)
     # As in a run: on the CPU each core has a trial, on a GPU all cores decode for it.
-    decoders = 1 if device == "cpu" else min(MAX_PROCESSES, num_cores())
-    data = prepare(trial, arrays, device=torch.device(device), extras=extras, decoders=decoders)
+    processes = decoders(num_cores(), trials=num_cores() if device == "cpu" else 1)
+    data = prepare(trial, arrays, device=torch.device(device), extras=extras, decoders=processes)
     with tempfile.TemporaryDirectory(prefix="bench-profile-") as temporary:
         subject = _Subject(trial, data, Path(temporary))
         by_steps = subject.steps > WARM_STEPS + 2 * LEAST_PAIRS

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from bench.data.image_folder import MAX_PROCESSES
+from bench.data.image_folder import decoders
 from bench.errors import UserError
 from bench.execution.devices import num_cores
 from bench.execution.task import DataPaths, Task
@@ -29,8 +29,9 @@ def rerun_trial(folder: TrialFolder, data: DataPaths, *, device: str, say: Calla
     trial = stored_trial(folder)
     with tempfile.TemporaryDirectory(prefix="bench-rerun-") as temporary:
         again = TrialFolder(Path(temporary) / folder.trial_id)
-        decoders = min(MAX_PROCESSES, num_cores())  # nothing else runs
-        task = Task(trial.record(), again.path, (), False, 1, data, NEVER, device=device, decoders=decoders)
+        task = Task(
+            trial.record(), again.path, (), False, 1, data, NEVER, device=device, decoders=decoders(num_cores())
+        )
         offset = 0
 
         def follow() -> bool:

@@ -6,7 +6,6 @@ machine then slows all sides alike.
 
 from __future__ import annotations
 
-import math
 import os
 import statistics
 import sys
@@ -25,6 +24,7 @@ from bench.execution.task import DataPaths
 from bench.models.probe import probe
 from bench.perf import peers, streaming, trials
 from bench.perf.peers import Contestant, Machine, Result, Workload, ratios
+from bench.perf.spread import quartiles
 from bench.results.store import write_atomically
 
 DOCUMENT = Path("docs/performance.md")
@@ -81,8 +81,10 @@ def contestants(machine: Machine) -> tuple[Contestant, ...]:
         options = {"compiled": {"compile": True}, "CUDA graph": {"cuda_graph": True}}
         fast = [Contestant(f"ours, bf16, {name}", "ours", BF16 | option) for name, option in options.items()]
         return (*CONTESTANTS, *fast, *packed)
-    together = Contestant(f"ours, {machine.threads} trials at once with a thread each", "ours", copies=machine.threads)
-    return (*CONTESTANTS, *([replace(together, threads=1)] if machine.threads > 1 else []))
+    if machine.threads == 1:
+        return CONTESTANTS
+    name = f"ours, {machine.threads} trials at once with a thread each"
+    return (*CONTESTANTS, Contestant(name, "ours", copies=machine.threads, threads=1))
 
 
 def table(results: dict[str, Result], entries: Sequence[Contestant]) -> list[str]:
@@ -115,13 +117,6 @@ def utilisation(workload: Workload, results: dict[str, Result], gpu: str) -> lis
         if "bf16" in name
     ]
     return ["", f"Model FLOPs utilisation, of {peak / 1e12:g} TFLOP/s in dense bf16: {'; '.join(shares)}."]
-
-
-def quartiles(values: Sequence[float]) -> str:
-    """Median [lower quartile-upper quartile], three digits at least."""
-    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
-    digits = max(0, 2 - math.floor(math.log10(middle)))
-    return f"{middle:.{digits}f} [{low:.{digits}f}-{high:.{digits}f}]"
 
 
 def errors(values: Sequence[float]) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -21,6 +20,7 @@ import click
 
 from bench.execution import local
 from bench.execution.task import DataPaths, Task, start_trial
+from bench.perf.spread import extremes
 from bench.plan.plan import make_plan
 from bench.plan.suite import load_suite
 from bench.results.store import Json, Store
@@ -137,7 +137,7 @@ def main(network: str, epochs: int, rounds: int) -> None:
         found = startup_seconds(Path(temporary), network=network, epochs=epochs, rounds=rounds)
     click.echo(f"digits/{network}, {epochs} epochs; {rounds} rounds, median [min-max] in seconds")
     for part, values in found.items():
-        click.echo(f"  {part:<36} {statistics.median(values):.3f} [{min(values):.3f}-{max(values):.3f}]")
+        click.echo(f"  {part:<36} {extremes(values, digits=3)}")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ throttled machine slows both alike; the ratio of each pair of neighbours counts.
 
 from __future__ import annotations
 
-import statistics
 import tempfile
 import threading
 import time
@@ -23,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bench.data.datasets import load_streamed
+from bench.perf.spread import extremes
 from bench.plan.trial import Trial
 from bench.training.data import draw_epoch, prepare
 
@@ -214,11 +214,7 @@ def section(here: str, *, processes: int, folder: Path | None = None, num_images
     ]
     for what, pairs in (("no network", found.alone), (f"training {NETWORK}", found.training)):
         own, theirs = ([pair[side] for pair in pairs] for side in (0, 1))
-        ratio = _spread([a / b for a, b in pairs], digits=2)
-        lines.append(f"| {what} | {_spread(own)} | {_spread(theirs)} | {ratio} |")
+        ratio = extremes([a / b for a, b in pairs], digits=2)
+        lines.append(f"| {what} | {extremes(own, digits=0)} | {extremes(theirs, digits=0)} | {ratio} |")
     peaks = ", ".join(f"{peak / 1e6:.0f}" for peak in found.memory_bytes)
     return [*lines, "", f"The most memory that the process tree had, epoch by epoch: {peaks} MB."]
-
-
-def _spread(values: list[float], digits: int = 0) -> str:
-    return f"{statistics.median(values):.{digits}f} [{min(values):.{digits}f}-{max(values):.{digits}f}]"

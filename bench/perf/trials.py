@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import tempfile
 import time
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from bench.execution import local, supervisor
 from bench.execution.devices import cpu_slots, num_cores
 from bench.execution.packing import FixedSlots
 from bench.execution.task import DataPaths, Task, start_trial
+from bench.perf.spread import quartiles
 from bench.plan.plan import make_plan
 from bench.plan.suite import load_suite
 from bench.results.store import Store
@@ -154,18 +154,14 @@ def section(here: str, *, epochs: int = 60, rounds: int = 9) -> list[str]:
             "",
             "| | |",
             "|---|---|",
-            f"| a bare loop of the same steps | {_spread([loop for _, _, loop in loops])} s |",
-            f"| a trial, from fork to exit, over the bare loop | {_spread(whole_trial)} |",
-            f"| its training alone, over the bare loop | {_spread(training)} |",
+            f"| a bare loop of the same steps | {quartiles([loop for _, _, loop in loops], digits=2)} s |",
+            f"| a trial, from fork to exit, over the bare loop | {quartiles(whole_trial, digits=2)} |",
+            f"| its training alone, over the bare loop | {quartiles(training, digits=2)} |",
             "| the supervisor's own CPU time per trial, with 16 slots | "
             f"{1000 * supervision(Path(temporary), slots=16, seeds=100):.1f} ms |",
         ]
         if num_cores() > 1:
             pairs = throughput(Path(temporary), epochs=epochs, seeds=10, rounds=max(3, rounds // 3))
-            lines.append(f"| trials per minute, two workers over one | {_spread([two / one for one, two in pairs])} |")
+            gain = quartiles([two / one for one, two in pairs], digits=2)
+            lines.append(f"| trials per minute, two workers over one | {gain} |")
         return lines
-
-
-def _spread(values: list[float]) -> str:
-    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
-    return f"{middle:.2f} [{low:.2f}-{high:.2f}]"

@@ -268,14 +268,15 @@ class Epoch:
         keys = None if self.crop_keys is None else self.crop_keys[left]
         stream = self.data.images.batches(self.index[left], size=batch_size, keys=keys)
         for rows, pixels in zip(all_rows, stream, strict=True):
-            yield self._batch(rows, self._augmented(pixels, rows))
+            yield self._batch(rows, self.index[rows], pixels)
 
     def batch(self, rows: slice) -> Batch:
         """One step's batch, augmented and normalised, in the recipe's memory format."""
-        return self._batch(rows, self._augmented(self._resident.index_select(0, self.index[rows]), rows))
-
-    def _batch(self, rows: slice, pixels: Tensor) -> Batch:
         index = self.index[rows]
+        return self._batch(rows, index, self._resident.index_select(0, index))
+
+    def _batch(self, rows: slice, index: Tensor, images: Tensor) -> Batch:
+        pixels = self._augmented(images, rows)
         return Batch(
             x=self._network_input(pixels),
             y=self.data.labels.index_select(0, index),

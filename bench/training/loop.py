@@ -77,13 +77,11 @@ def train(
     optimizer = make_optimizer(model.parameters(), training, weight_decay=trial.weight_decay)
     diagnostics = Diagnostics()
     batch_size = min(training.batch_size, len(data.train))
-    # BatchNorm cannot take a batch of one: such a last batch is left out of its epoch.
-    steps_per_epoch = len(data.train) // batch_size + (len(data.train) % batch_size > 1)
+    steps_per_epoch = steps_in_epoch(len(data.train), batch_size)
     take_step = training_step(trial, model, optimizer, device=device, batch_size=batch_size)
     static = None
     if training.cuda_graph:
-        sizes = {"batch_size": batch_size, "steps_per_epoch": steps_per_epoch}
-        static = StaticSteps(trial, data, model, optimizer, **sizes)
+        static = StaticSteps(trial, data, model, optimizer, batch_size=batch_size, steps_per_epoch=steps_per_epoch)
     memorisation_step = math.ceil(training.epochs / MEMORISATION_EPOCHS)
 
     def misfit(found: Progress) -> str:
@@ -189,6 +187,11 @@ def _append_lost_epochs(folder: TrialFolder, curve: list[Json]) -> None:
     for line in curve:
         if kept.get(line["epoch"]) != {**line, "uptime_seconds": None}:
             folder.append(**{name: value for name, value in line.items() if name != "uptime_seconds"})
+
+
+def steps_in_epoch(num_train: int, batch_size: int) -> int:
+    """BatchNorm cannot take a batch of one: such a last batch is left out of its epoch.  batch_size: <= num_train."""
+    return num_train // batch_size + (num_train % batch_size > 1)
 
 
 def configure_torch(training: TrainingConfig) -> None:

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from worker_processes import make_task, run, start, take_long, untimed
+from worker_processes import found, make_task, run, start, take_long
 
 from bench.data.image_folder import list_images
 from bench.execution.profile import profile_trial
-from bench.execution.task import FAILED, INTERRUPTED, Task
+from bench.execution.task import FAILED, INTERRUPTED
 from bench.plan.plan import PlannedTrial, make_plan
 from bench.plan.suite import load_suite
 from bench.results.store import TrialFolder
@@ -56,21 +56,6 @@ def planned_trial(root: Path, folder: Path, *, crop: str = "random_resized_crop:
     [planned] = [each for each in trials if each.trial.method.name == "mixup"]
     assert planned.trial.dataset.stream
     return planned
-
-
-def found(task: Task) -> dict[str, Any]:
-    folder = TrialFolder(task.folder)
-    final = folder.final()
-    assert final is not None
-    records = {each.key: folder.evaluation(each.key) for each in task.evaluations}
-    assert all(records.values()), records
-    return {
-        "metrics": final["metrics"],
-        "data": final["data"],
-        "curve": [untimed(line) for line in folder.epochs()],
-        "records": {key: untimed(record) for key, record in records.items() if record},
-        "files": {name: (task.folder / name).read_bytes() for name in ("logits.npz", "weights.pt")},
-    }
 
 
 @pytest.fixture(scope="module")

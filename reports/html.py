@@ -18,6 +18,7 @@ from reports.formats import count, listed, percent, typographic
 from reports.load import Results
 from reports.measures import measure
 from reports.secondary import Secondary
+from reports.section import Findings
 from reports.sections import sections
 from reports.statistics import Comparison, compare, pairs_of
 from reports.tables import Table
@@ -54,7 +55,7 @@ def page(
     environment.filters["typographic"] = typographic
     metric = measure(plan.suite.report.metric)
     figures = {name: (drawing, base64.b64encode(pictures[name]).decode()) for name, drawing in drawings.items()}
-    further = sections(results, secondary, drawings)
+    further = sections(Findings(results, comparisons, secondary), drawings)
     in_sections = {name for section in further for name in section.figures}
     return environment.get_template("report.html.j2").render(
         suite=plan.suite,

@@ -5,8 +5,7 @@ A section stands on the page where the suite asked for it and there are results.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator
 
 from reports import chosen_tables, tables, wording
 from reports.chosen import chosen_on_validation
@@ -14,7 +13,8 @@ from reports.figures.robustness import EXTRA
 from reports.formats import count
 from reports.load import CLEAN, Results
 from reports.measures import ATTACKS, SCALED, measure
-from reports.secondary import Secondary, secondary_table
+from reports.secondary import secondary_table
+from reports.section import Findings, Folded, Section
 from reports.statistics import TOO_FEW_PAIRS
 from reports.tables import Table
 
@@ -24,36 +24,12 @@ OPEN_ROWS = 50
 CALIBRATED = ("test_ece", "test_adaptive_ece", "test_max_ce", "test_classwise_ece", "test_overconfidence", "test_brier")
 
 
-@dataclass(frozen=True)
-class Folded:
-    """The secondary comparisons of one kind of evaluation.  summary: what stands above them, folded or not."""
-
-    anchor: str
-    title: str
-    summary: str
-    table: Table
-    is_open: bool
-
-
-@dataclass(frozen=True)
-class Section:
-    """paragraphs: what a reader has to know first.  tables: each with its caption.  figures: their names."""
-
-    anchor: str
-    title: str
-    paragraphs: tuple[str, ...] = ()
-    tables: tuple[tuple[Table, str], ...] = ()
-    figures: tuple[str, ...] = ()
-    comparisons: tuple[Folded, ...] = ()
-    notes: tuple[str, ...] = ()
-
-
-def sections(results: Results, secondary: Sequence[Secondary], drawn: Collection[str]) -> list[Section]:
+def sections(findings: Findings, drawn: Collection[str]) -> list[Section]:
     """Those that have something to show, in the order of the page.  drawn: the names of the figures that there are."""
     makers = (_chosen, _errors, _training, _label_noise, _calibration, _corruptions, _ood, _attacks, _in_between)
     found = []
     for make in makers:
-        section = make(results, secondary)
+        section = make(findings)
         figures = tuple(name for name in section.figures if name in drawn)
         shown = tuple((table, caption) for table, caption in section.tables if _has_content(table))
         if figures or shown or section.comparisons:
@@ -66,7 +42,8 @@ def _has_content(table: Table) -> bool:
     return bool(table.groups) and len(table.header) > 1
 
 
-def _chosen(results: Results, _secondary: Sequence[Secondary]) -> Section:
+def _chosen(findings: Findings) -> Section:
+    results = findings.results
     selection = chosen_on_validation(results)
     if selection is None:
         return Section("chosen", "Chosen on validation")
@@ -106,7 +83,8 @@ def _chosen(results: Results, _secondary: Sequence[Secondary]) -> Section:
     )
 
 
-def _errors(results: Results, secondary: Sequence[Secondary]) -> Section:
+def _errors(findings: Findings) -> Section:
+    results = findings.results
     selection = tables.metrics_table(results, tables.SELECTION, titles=tables.SELECTION)
     return Section(
         "errors",
@@ -116,11 +94,12 @@ def _errors(results: Results, secondary: Sequence[Secondary]) -> Section:
             "Only the first two can be had in practice. The oracle takes the best epoch on the test set itself, as "
             "many papers do: it is chosen on test data and too low.",
         ),
-        comparisons=_folded(results, secondary, "clean"),
+        comparisons=_folded(findings, "clean"),
     )
 
 
-def _training(results: Results, _secondary: Sequence[Secondary]) -> Section:
+def _training(findings: Findings) -> Section:
+    results = findings.results
     if results.column("train_error_mixed").isna().all() and results.lam.empty:  # all of it from before it was recorded
         return Section("training", "What training saw")
     errors = tables.metrics_table(results, tables.SEEN, titles=tables.SEEN)
@@ -153,7 +132,8 @@ def _training(results: Results, _secondary: Sequence[Secondary]) -> Section:
     )
 
 
-def _label_noise(results: Results, _secondary: Sequence[Secondary]) -> Section:
+def _label_noise(findings: Findings) -> Section:
+    results = findings.results
     noisy = tables.noisy_cells(results)
     learned = results.column("train_error_wrong_labels").notna().any()
     memory = (
@@ -177,7 +157,8 @@ def _label_noise(results: Results, _secondary: Sequence[Secondary]) -> Section:
     )
 
 
-def _calibration(results: Results, secondary: Sequence[Secondary]) -> Section:
+def _calibration(findings: Findings) -> Section:
+    results = findings.results
     if not results.measured.get("calibration"):
         return Section("calibration", "Calibration")
     plain = tables.metrics_table(results, ("test_nll", *CALIBRATED))
@@ -209,11 +190,12 @@ def _calibration(results: Results, secondary: Sequence[Secondary]) -> Section:
             "bins in which confidence exceeds accuracy, weighed by confidence.",
         ),
         figures=("reliability",),
-        comparisons=_folded(results, secondary, "calibration"),
+        comparisons=_folded(findings, "calibration"),
     )
 
 
-def _corruptions(results: Results, secondary: Sequence[Secondary]) -> Section:
+def _corruptions(findings: Findings) -> Section:
+    results = findings.results
     names = ("mean_corruption_error", "relative_corruption_error", "extra_corruption_error")
     return Section(
         "corruptions",
@@ -221,7 +203,7 @@ def _corruptions(results: Results, secondary: Sequence[Secondary]) -> Section:
         paragraphs=tuple(_corruption_facts(results)),
         tables=((tables.metrics_table(results, names), "Mean ± sd over finished seeds. Lower is better."),),
         figures=("corruption_kinds", "corruption_severity"),
-        comparisons=_folded(results, secondary, "corruptions"),
+        comparisons=_folded(findings, "corruptions"),
     )
 
 
@@ -255,7 +237,8 @@ def _corruption_facts(results: Results) -> Iterator[str]:
         yield f"For validation only, never part of the mean: {', '.join(extra)}."
 
 
-def _ood(results: Results, secondary: Sequence[Secondary]) -> Section:
+def _ood(findings: Findings) -> Section:
+    results = findings.results
     found = results.measured.get("ood", ())
     shown = []
     for name, own in results.ood.groupby("set", sort=False):
@@ -275,11 +258,12 @@ def _ood(results: Results, secondary: Sequence[Secondary]) -> Section:
             "the share of the other images that pass where 95 % of the test images do. Higher is better but for FPR95.",
         ),
         figures=("ood",),
-        comparisons=_folded(results, secondary, "ood"),
+        comparisons=_folded(findings, "ood"),
     )
 
 
-def _attacks(results: Results, secondary: Sequence[Secondary]) -> Section:
+def _attacks(findings: Findings) -> Section:
+    results = findings.results
     facts = []
     for config in results.plan.suite.evaluations:
         if config.name in ("adversarial", "transfer"):
@@ -303,11 +287,12 @@ def _attacks(results: Results, secondary: Sequence[Secondary]) -> Section:
             "docs/adversarial.md.",
         ),
         figures=("attacks",),
-        comparisons=(*_folded(results, secondary, "adversarial"), *_folded(results, secondary, "transfer")),
+        comparisons=(*_folded(findings, "adversarial"), *_folded(findings, "transfer")),
     )
 
 
-def _in_between(results: Results, secondary: Sequence[Secondary]) -> Section:
+def _in_between(findings: Findings) -> Section:
+    results = findings.results
     names = ("in_between_miss_half", "in_between_gradient_half")
     table = tables.metrics_table(results, names)
     return Section(
@@ -315,7 +300,7 @@ def _in_between(results: Results, secondary: Sequence[Secondary]) -> Section:
         "Between training images",
         tables=((table, "Halfway between two training images, mean ± sd over finished seeds. Lower is better."),),
         figures=("in_between",),
-        comparisons=_folded(results, secondary, "in_between"),
+        comparisons=_folded(findings, "in_between"),
     )
 
 
@@ -330,14 +315,14 @@ KIND_TITLES = {
 }
 
 
-def _folded(results: Results, secondary: Sequence[Secondary], kind: str) -> tuple[Folded, ...]:
+def _folded(findings: Findings, kind: str) -> tuple[Folded, ...]:
     """The secondary comparisons of one kind; none where the suite compares nothing or nothing was measured."""
-    own = [each for each in secondary if each.kind == kind and each.judgements]
+    own = [each for each in findings.secondary if each.kind == kind and each.judgements]
     if not own:
         return ()
-    table = secondary_table(results, own)
+    table = secondary_table(findings.results, own)
     verdicts = [verdict for each in own for verdict in each.verdicts]
-    reference = wording.arm_name(results.plan.baseline)
+    reference = wording.arm_name(findings.results.plan.baseline)
     judged = len(verdicts) - verdicts.count(TOO_FEW_PAIRS)
     outcome = wording.tally(verdicts, reference=reference) if judged else "too few pairs to judge"
     summary = f"{count(len(own), 'figure')}, {count(len(verdicts), 'comparison')}: {outcome}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -80,7 +80,7 @@ def _results_option(command: Callable[..., None]) -> Callable[..., None]:
     )(command)
 
 
-def _suite_options(command: Callable[..., None]) -> Callable[..., None]:
+def _suite_options(command: Callable[..., None], *, several: bool = False) -> Callable[..., None]:
     """SUITE, --set, --seeds, --threads and --results: what every command on a suite takes."""
 
     def keep(context: click.Context, option: click.Parameter, value: str | None) -> None:
@@ -105,10 +105,15 @@ def _suite_options(command: Callable[..., None]) -> Callable[..., None]:
             callback=keep,
             help="As --set training.threads=N: of each trial. They change the last bits, so these are other trials.",
         ),
-        click.argument("suite"),
+        click.argument("suites", nargs=-1, required=True, metavar="SUITE...") if several else click.argument("suite"),
     ):
         command = decorate(command)
     return command
+
+
+def _suites_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The same for a command on several suites."""
+    return _suite_options(command, several=True)
 
 
 def _shard_option(command: Callable[..., None]) -> Callable[..., None]:
@@ -381,8 +386,8 @@ def schema() -> None:
 
 
 @main.command()
-@_suite_options
-@click.option("--out", type=click.Path(path_type=Path), help="Folder.  [default: reports/out/SUITE]")
+@_suites_options
+@click.option("--out", type=click.Path(path_type=Path), help="Folder.  [default: reports/out/SUITE, or SUITE+SUITE]")
 @click.option("--watch", is_flag=True, help="Render again as trials finish, until all have; the page reloads itself.")
 @click.option(
     "--every",
@@ -392,9 +397,14 @@ def schema() -> None:
     metavar="SECONDS",
     help="With --watch: at most so often, and less often where rendering takes long.",
 )
-def report(suite: str, overrides: tuple[str, ...], results: Path, out: Path | None, watch: bool, every: float) -> None:
-    """Render the report from whatever has finished."""
-    plan, store = _plan(suite, overrides, results)
+def report(
+    suites: tuple[str, ...], overrides: tuple[str, ...], results: Path, out: Path | None, watch: bool, every: float
+) -> None:
+    """Render the report from whatever has finished.
+
+    Of several suites: one report on all of their cells, whose comparisons are one family.
+    """
+    plan, store = _joint_plan(suites, overrides, results)
     if watch:
         from bench.watching import watch_report
 
@@ -512,6 +522,15 @@ def _plan(suite: str, overrides: tuple[str, ...], results: Path) -> tuple[Plan, 
             written = plan
         plan = written if _meaning(written) == _meaning(plan) else plan
     return plan, Store(results.absolute())
+
+
+def _joint_plan(suites: Sequence[str], overrides: tuple[str, ...], results: Path) -> tuple[Plan, Store]:
+    plans, stores = zip(*(_plan(suite, overrides, results) for suite in suites), strict=True)
+    if len(plans) == 1:
+        return plans[0], stores[0]
+    from bench.plan.joint import join
+
+    return join(plans), stores[0]
 
 
 def _meaning(plan: Plan) -> tuple[object, ...]:

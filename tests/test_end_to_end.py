@@ -162,3 +162,24 @@ def test_a_run_with_overrides_has_a_report_of_its_own(finished, make_bench):
     same = bench("report", "tiny.yaml", "--seeds", "2")
     assert str(page) in same.stdout
     assert "overridden" not in page.read_text()
+
+
+def test_two_suites_in_one_report(finished, make_bench):
+    """Of one that has no trial yet as well: it is part of the family, and its pairs are left out."""
+    _, folder = finished
+    text = (folder / "tiny.yaml").read_text()
+    (folder / "wide.yaml").write_text(text.replace("name: tiny", "name: wide").replace("[16]", "[24]"))
+    result = make_bench(folder)("report", "tiny.yaml", "wide.yaml")
+    assert result.returncode == 0, result.stderr
+    with (folder / "reports" / "out" / "tiny+wide" / "comparison.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    pairs = {row["cell"]: row["pairs"] for row in rows if row["arm"] == "mixup alpha=1"}
+    assert pairs == {
+        "mlp hidden=[16], clean": "2",
+        "mlp hidden=[16], uniform 40 %": "2",
+        "mlp hidden=[24], clean": "0",
+        "mlp hidden=[24], uniform 40 %": "0",
+    }
+    refused = make_bench(folder)("report", "tiny.yaml", "tiny.yaml")
+    assert refused.returncode == 2
+    assert "given twice" in refused.stderr

@@ -426,6 +426,31 @@ def report(
 
 
 @main.command()
+@click.argument("before", metavar="RUN1", type=click.Path(path_type=Path))
+@click.argument("after", metavar="RUN2", type=click.Path(path_type=Path))
+@click.option("--metric", default="test_error_last", show_default=True, help="What to compare.")
+@click.option("--baseline", default="erm", show_default=True, help="The arm whose distance to the others counts.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Folder for the tables.  [default: reports/out/compare-RUN1-RUN2]"
+)
+def compare(before: Path, after: Path, metric: str, baseline: str, out: Path | None) -> None:
+    """Compare two results folders, of two versions of a library or two machines: what changed beyond noise?
+
+    Trials that train the same are paired by seed. Exit status: 0 where nothing changed, 1 where something did.
+    """
+    from reports.between_runs import compare_runs
+    from reports.between_runs_tables import terminal_lines, write_tables
+
+    found = compare_runs(before, after, metric=metric, baseline=baseline)
+    folder = out or REPORTS_OUT / "-".join(["compare", *(path.absolute().name for path in (before, after))])
+    for line in terminal_lines(found):
+        _echo(line)
+    _echo(f"\n{write_tables(found, folder)}")
+    if found.changed:
+        sys.exit(EXIT_FAILED)
+
+
+@main.command()
 @_suite_options
 def publish(suite: str, overrides: tuple[str, ...], results: Path) -> None:
     """Bring MLflow up to date with the results folder; what is there already is not repeated."""

@@ -138,7 +138,7 @@ def load(plan: Plan, store: Store) -> Results:
             continue
         evaluations = [(each.kind, folder.evaluation(each.key)) for each in planned.evaluations]
         rows.append(_finished_row(planned, final, evaluations))
-        for fact, value in _provenance(final):
+        for fact, value in provenance_of(final):
             facts.setdefault(fact, Counter())[value] += 1
         if final["status"] != "completed":
             continue
@@ -330,7 +330,7 @@ def _finished_row(planned: PlannedTrial, final: Json, evaluations: Sequence[tupl
     }
 
 
-def _provenance(final: Json) -> Iterator[tuple[str, str]]:
+def provenance_of(final: Json) -> Iterator[tuple[str, str]]:
     """Facts about where and with what a trial ran."""
     provenance = final["provenance"]
     for fact in ("hardware", "device", "threads", "host"):

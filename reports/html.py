@@ -13,10 +13,12 @@ from bench.plan.trial import NUMERICS_VERSION
 from bench.text import printable
 from reports import chosen_tables, tables, wording
 from reports.chosen import chosen_on_validation
+from reports.costs import cost_sentence, time_table
 from reports.figures import Drawing
 from reports.formats import count, listed, percent, typographic
 from reports.load import Results
 from reports.measures import measure
+from reports.recommendation import measures_of, recommendations, sentence
 from reports.secondary import Secondary
 from reports.section import Findings
 from reports.sections import sections
@@ -66,6 +68,8 @@ def page(
         summary=wording.summary(comparisons, baseline=plan.baseline, rule=plan.suite.stopping),
         verdicts=_verdicts(results, comparisons),
         chosen=_chosen(results),
+        recommended=_recommended(results),
+        cost=cost_sentence(results),
         doubts=wording.doubt_notes(comparisons),
         cautions=[*_cautions(results, comparisons), *_changed_by_selection(results, comparisons)],
         tests=wording.how_tested(len(comparisons), plan.suite.stopping),
@@ -79,7 +83,7 @@ def page(
         unfinished_table=tables.unfinished_table(results),
         recipe_table=tables.recipe_table(results),
         data_table=tables.data_table(results),
-        time_table=tables.time_table(results),
+        time_table=time_table(results),
         provenance=_provenance(results),
     )
 
@@ -117,6 +121,19 @@ def _chosen(results: Results) -> dict[str, object] | None:
         "chosen. Test images have no part in the choice."
     )
     return {"outcome": chosen_tables.outcome(selection), "answers": found, "note": note}
+
+
+def _recommended(results: Results) -> list[str]:
+    """What validation recommends, a sentence for each task, of as many as a page can answer with."""
+    found = recommendations(results)
+    named = len(found) > 1
+    texts = [sentence(each, *measures_of(results)) for each in found]
+    if len(found) > MOST_ANSWERS:
+        return []
+    return [
+        f"{each.task}: {text}." if named else f"{wording.sentence_case(text)}."
+        for each, text in zip(found, texts, strict=True)
+    ]
 
 
 def _changed_by_selection(results: Results, comparisons: Sequence[Comparison]) -> Iterator[str]:

@@ -24,6 +24,7 @@ FINISHED = ("completed", "unevaluated")
 
 TRIAL_COLUMNS = ["trial_id", "cell", "arm", "method", "alpha", "seed", "status", "reason"]
 COST_COLUMNS = ["epochs", "attempts", "train_seconds", "total_seconds", "peak_rss_bytes"]
+GPU_COLUMNS = ["gpu_seconds", "energy_joules"]
 DATA_COLUMNS = ["num_train", "num_val", "num_test", "num_classes", "label_noise_realised", "data_sha256"]
 NAME_COLUMNS = ["cell", "arm", "seed"]
 MEMORY_COLUMNS = ["train_error_clean_labels", "train_error_wrong_labels", "train_error_wrong_vs_true"]
@@ -64,9 +65,9 @@ class Results:
     """What a plan's trials have left so far.
 
     trials: one row per planned trial, and where the suite adds seeds until the answer is clear, per trial that it takes
-        as far as is known now: TRIAL_COLUMNS, COST_COLUMNS, DATA_COLUMNS, then MIXING_COLUMNS and every metric
-        and evaluation metric that any trial has, NaN where a trial has none. alpha is 0 for plain erm and NaN where a
-        method has none.
+        as far as is known now: TRIAL_COLUMNS, COST_COLUMNS, GPU_COLUMNS, DATA_COLUMNS, then MIXING_COLUMNS and every
+        metric and evaluation metric that any trial has, NaN where a trial has none. alpha is 0 for plain erm and NaN
+        where a method has none.
     curves: one row per epoch of every finished trial (CURVE_COLUMNS); of an epoch done twice, the last. The errors on
         rightly and wrongly labelled training images are NaN at most epochs.
     lam: one row per bin of the mixing weights that a finished trial drew (LAM_COLUMNS); none for erm.
@@ -298,7 +299,7 @@ def _names(planned: PlannedTrial) -> Json:
 def _unfinished_row(planned: PlannedTrial, folder: TrialFolder) -> Json:
     status = folder.status()
     failure = folder.last_failure() if status == "failed" else None
-    empty = dict.fromkeys(COST_COLUMNS + DATA_COLUMNS)
+    empty = dict.fromkeys(COST_COLUMNS + GPU_COLUMNS + DATA_COLUMNS)
     return {**_names(planned), "status": status, "reason": failure["reason"] if failure else "", **empty}
 
 
@@ -318,6 +319,7 @@ def _finished_row(planned: PlannedTrial, final: Json, evaluations: Sequence[tupl
         "status": status,
         "reason": reason,
         **{column: final[column] for column in COST_COLUMNS},
+        **_gpu_costs(final),
         "num_train": data["n_train"],
         "num_val": data["n_val"],
         "num_test": data["n_test"],
@@ -328,6 +330,16 @@ def _finished_row(planned: PlannedTrial, final: Json, evaluations: Sequence[tupl
         **final["metrics"],
         **{name: value for _, record in evaluations if record for name, value in record["metrics"].items()},
     }
+
+
+def _gpu_costs(final: Json) -> Json:
+    """For how long a trial had a GPU and what that drew; of one that it shared with others, its part."""
+    gpu = final.get("gpu")
+    if not gpu:
+        return dict.fromkeys(GPU_COLUMNS)
+    sharing = 1 + (gpu.get("neighbours") or 0)
+    energy = gpu.get("device_energy_joules")
+    return {"gpu_seconds": final["total_seconds"] / sharing, "energy_joules": energy and energy / sharing}
 
 
 def provenance_of(final: Json) -> Iterator[tuple[str, str]]:

@@ -13,6 +13,7 @@ from reports.figures.robustness import EXTRA
 from reports.formats import count
 from reports.load import CLEAN, Results
 from reports.measures import ATTACKS, SCALED, measure
+from reports.recommendation import recommendation_section
 from reports.secondary import secondary_table
 from reports.section import Findings, Folded, Section
 from reports.statistics import TOO_FEW_PAIRS
@@ -26,7 +27,18 @@ CALIBRATED = ("test_ece", "test_adaptive_ece", "test_max_ce", "test_classwise_ec
 
 def sections(findings: Findings, drawn: Collection[str]) -> list[Section]:
     """Those that have something to show, in the order of the page.  drawn: the names of the figures that there are."""
-    makers = (_chosen, _errors, _training, _label_noise, _calibration, _corruptions, _ood, _attacks, _in_between)
+    makers = (
+        recommendation_section,
+        _chosen,
+        _errors,
+        _training,
+        _label_noise,
+        _calibration,
+        _corruptions,
+        _ood,
+        _attacks,
+        _in_between,
+    )
     found = []
     for make in makers:
         section = make(findings)

@@ -13,8 +13,8 @@ import pandas as pd
 
 from bench.text import markdown_text
 from reports import wording
-from reports.formats import NOTHING, count, duration, number, p_value, percent
-from reports.load import FINISHED, Results
+from reports.formats import NOTHING, count, p_value, percent
+from reports.load import Results
 from reports.measures import Measure, measure
 from reports.statistics import Comparison, Judgement
 
@@ -180,26 +180,6 @@ def unfinished_table(results: Results) -> Table:
     for (cell, arm), seeds in waiting.items():
         groups.setdefault(wording.STATUSES["new"], []).append(("", cell, arm, ", ".join(seeds), ""))
     return Table(("trial", "cell", "method", "seed", "reason"), _frozen(groups))
-
-
-def time_table(results: Results) -> Table:
-    """What each arm cost, over all its finished trials."""
-    finished = results.trials[results.trials["status"].isin((*FINISHED, "diverged"))]
-    rows = []
-    for arm in results.plan.arms:
-        own = finished[finished["arm"] == arm]
-        rows.append(
-            (
-                wording.arm_name(arm),
-                str(len(own)),
-                duration(own["train_seconds"].mean()),
-                duration(own["total_seconds"].sum()),
-                number(own["peak_rss_bytes"].max() / 2**20, 0),
-                str(int((own["attempts"] - 1).sum())),
-            )
-        )
-    header = ("method", "trials", "training per trial", "time in all", "peak memory (MiB)", "repeated attempts")
-    return Table(header, (("", tuple(rows)),))
 
 
 def recipe_table(results: Results) -> Table:

@@ -9,7 +9,7 @@ OPTIONS = $(if $(DEVICES),--devices $(DEVICES)) $(if $(JOBS),--jobs $(JOBS))
 INSTALLED = $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install bench smoke test soak lint report ui perf perf-methods fidelity clean
+.PHONY: help install bench smoke test soak lint report ui gallery perf perf-methods fidelity clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +46,9 @@ report: $(INSTALLED)  ## render the report of a suite from whatever has finished
 
 ui: $(INSTALLED)  ## serve MLflow's pages on 127.0.0.1
 	$(BIN)/bench ui $(ARGS)
+
+gallery: $(INSTALLED)  ## run suites in miniature and put their figures into the README, 15 minutes
+	$(BIN)/python -m reports.gallery
 
 perf: $(INSTALLED)  ## measure a step and a trial beside those of others, into docs/performance.md
 	$(BIN)/python -m bench.perf $(ARGS)

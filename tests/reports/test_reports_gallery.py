@@ -1,0 +1,50 @@
+"""The README's gallery: what it shows is there, small, and named as the reports name it."""
+
+from __future__ import annotations
+
+import io
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bench.plan.plan import make_plan
+from bench.plan.suite import load_suite
+from reports import gallery
+from reports.figures import FIGURES
+
+ROOT = Path(gallery.__file__).parent.parent
+
+
+def test_every_picture_is_one_that_a_report_makes() -> None:
+    for shown in gallery.GALLERY:
+        make_plan(load_suite(ROOT / f"suites/{shown.suite}.yaml", overrides=shown.overrides))
+        assert {picture.figure for picture in shown.pictures} <= set(FIGURES)
+
+
+def test_the_readme_shows_what_is_there_and_small() -> None:
+    named = set(re.findall(r'src="(docs/gallery/[^"]+)"', (ROOT / "README.md").read_text()))
+    there = {str(path.relative_to(ROOT)) for path in (ROOT / gallery.PICTURES_FOLDER).glob("*")}
+    assert named == there
+    assert len(named) == sum(len(shown.pictures) for shown in gallery.GALLERY)
+    assert sum((ROOT / name).stat().st_size for name in named) < 1_000_000
+
+
+def test_a_picture_is_smaller_and_looks_the_same() -> None:
+    ramp = np.linspace(0, 255, 300).astype(np.uint8)
+    pixels = np.stack(np.broadcast_arrays(ramp[:, None], ramp[None, :], np.uint8(90)), axis=-1)
+    content = io.BytesIO()
+    Image.fromarray(pixels).save(content, format="PNG")
+    small = gallery.shrunk(content.getvalue())
+    again = np.asarray(Image.open(io.BytesIO(small)).convert("RGB"))
+    assert len(small) < len(content.getvalue())
+    assert np.abs(again.astype(int) - pixels).mean() < 8
+
+
+def test_the_section_replaces_the_old_one_and_nothing_else() -> None:
+    text = f"before\n{gallery.BEGIN}\nold\n{gallery.END}\nafter\n"
+    assert gallery.with_section(text, "new") == f"before\n{gallery.BEGIN}\nnew\n{gallery.END}\nafter\n"
+    with pytest.raises(ValueError, match="should hold"):
+        gallery.with_section("no place for it", "new")

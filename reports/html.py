@@ -1,9 +1,16 @@
-"""The report as one self-contained HTML file: figures and styles are inside, and it requests nothing."""
+"""The report as one self-contained HTML file: figures, styles and script are inside, and it requests nothing.
+
+Its security policy lets nothing run but the script of templates/, known by its hash, whatever else may be in the page.
+"""
 
 from __future__ import annotations
 
 import base64
+import gzip
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
 
 import jinja2
 import pandas as pd
@@ -15,12 +22,13 @@ from reports import chosen_tables, tables, wording
 from reports.chosen import chosen_on_validation
 from reports.costs import cost_sentence, time_table
 from reports.figures import Drawing
+from reports.figures.drawing import Files
 from reports.formats import count, listed, percent, typographic
 from reports.load import Results
 from reports.measures import measure
 from reports.recommendation import measures_of, recommendations, sentence
 from reports.secondary import Secondary
-from reports.section import Findings
+from reports.section import Findings, Section
 from reports.sections import sections
 from reports.statistics import Comparison, compare, pairs_of
 from reports.tables import Table
@@ -34,6 +42,21 @@ MOST_NAMED = 5
 """A caution names so many, and counts the others."""
 
 
+ROOM = {"pdf": 1_000_000, "csv": 600_000}
+"""Bytes of files of each kind, those of CSV packed, that the page has inside. The largest are left out first."""
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """A figure in the page.  pdf, csv: base64, the CSV packed by gzip; "" where it is not inside, but `beside`."""
+
+    drawing: Drawing
+    svg: Markup
+    pdf: str
+    csv: str
+    beside: tuple[str, ...]
+
+
 def page(
     results: Results,
     comparisons: Sequence[Comparison],
@@ -41,10 +64,10 @@ def page(
     secondary: Sequence[Secondary],
     comparison_table: Table,
     drawings: Mapping[str, Drawing],
-    pictures: Mapping[str, bytes],
+    files: Mapping[str, Files],
     refresh_seconds: int | None = None,
 ) -> str:
-    """The whole page. pictures: each drawing as PNG, by the same names."""
+    """The whole page.  files: of each drawing, by the same names."""
     plan = results.plan
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("reports"),
@@ -56,10 +79,16 @@ def page(
     )
     environment.filters["typographic"] = typographic
     metric = measure(plan.suite.report.metric)
-    figures = {name: (drawing, base64.b64encode(pictures[name]).decode()) for name, drawing in drawings.items()}
+    figures = _embedded(drawings, files)
     further = sections(Findings(results, comparisons, secondary), drawings)
     in_sections = {name for section in further for name in section.figures}
+    own_figures = [name for name in figures if name not in in_sections]
+    style, script = (Markup(_template(name)) for name in ("style.css", "script.js"))
     return environment.get_template("report.html.j2").render(
+        style=style,
+        script=script,
+        policy=_policy(style, script),
+        contents=_contents(further, has_figures=bool(own_figures)),
         suite=plan.suite,
         refresh_seconds=refresh_seconds,
         baseline=wording.arm_name(plan.baseline),
@@ -75,7 +104,7 @@ def page(
         tests=wording.how_tested(len(comparisons), plan.suite.stopping),
         comparison_table=comparison_table,
         figures=figures,
-        own_figures=[name for name in figures if name not in in_sections],
+        own_figures=own_figures,
         sections=further,
         folded=[folded for section in further for folded in section.comparisons],
         statuses=_statuses(results),
@@ -86,6 +115,62 @@ def page(
         time_table=time_table(results),
         provenance=_provenance(results),
     )
+
+
+def _template(name: str) -> str:
+    return (resources.files("reports") / "templates" / name).read_text(encoding="utf-8")
+
+
+def _policy(style: str, script: str) -> str:
+    """What a browser lets the page do: its own style and script, pictures that are inside, and nothing else."""
+    hashes = (base64.b64encode(hashlib.sha256(each.encode()).digest()).decode() for each in (style, script))
+    style_hash, script_hash = hashes
+    return (
+        f"default-src 'none'; style-src 'sha256-{style_hash}'; script-src 'sha256-{script_hash}'; img-src data:; "
+        "base-uri 'none'; form-action 'none'"
+    )
+
+
+def _embedded(drawings: Mapping[str, Drawing], files: Mapping[str, Files]) -> dict[str, Embedded]:
+    contents = {
+        "pdf": {name: each.pdf for name, each in files.items()},
+        "csv": {name: gzip.compress(each.csv, mtime=0) for name, each in files.items()},
+    }
+    inside = {kind: _fitting(contents[kind], ROOM[kind]) for kind in contents}
+    text = {kind: {name: base64.b64encode(each).decode() for name, each in inside[kind].items()} for kind in inside}
+    return {
+        name: Embedded(
+            drawing,
+            svg=Markup(files[name].svg),
+            pdf=text["pdf"].get(name, ""),
+            csv=text["csv"].get(name, ""),
+            beside=tuple(kind for kind in inside if name not in inside[kind]),
+        )
+        for name, drawing in drawings.items()
+    }
+
+
+def _fitting(contents: Mapping[str, bytes], room: int) -> dict[str, bytes]:
+    """Those that take at most `room` bytes together, the smallest first."""
+    found: dict[str, bytes] = {}
+    for name in sorted(contents, key=lambda name: len(contents[name])):
+        room -= len(contents[name])
+        if room >= 0:
+            found[name] = contents[name]
+    return found
+
+
+def _contents(further: Sequence[Section], *, has_figures: bool) -> list[tuple[str, str]]:
+    """(anchor, title) of every section of the page."""
+    return [
+        ("answer", "Answer"),
+        ("comparison", "Paired comparison"),
+        *([("figures", "Figures")] if has_figures else []),
+        *([(section.anchor, section.title) for section in further] or [("measures", "Other measures")]),
+        *([("secondary", "Secondary comparisons")] if any(section.comparisons for section in further) else []),
+        ("trials", "Trials"),
+        ("provenance", "Provenance"),
+    ]
 
 
 def _seen(value: object) -> object:

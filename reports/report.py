@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from bench.results.store import Store, write_atomically
 from reports import figures, html, tables, wording
 from reports.chosen import chosen_frame, chosen_on_validation
+from reports.figures.drawing import Files
 from reports.formats import csv_bytes
 from reports.load import Results, load
 from reports.measures import measure
@@ -51,7 +52,7 @@ def render(plan: Plan, store: Store, out_dir: Path, *, refresh_seconds: int | No
     metric = plan.suite.report.metric
     comparisons = compare(_pairs(results, metric), rule=plan.suite.stopping)
     table = tables.comparison_table(results, comparisons, metric=metric)
-    drawings, pictures = _draw(results, comparisons, out_dir / "figures")
+    drawings, files = _draw(results, comparisons, out_dir / "figures")
     frame = tables.comparison_frame(results, comparisons, metric=metric)
     write_atomically(out_dir / "comparison.csv", csv_bytes(frame))
     write_atomically(out_dir / "comparison.md", tables.markdown(table).encode(errors="backslashreplace"))
@@ -73,7 +74,7 @@ def render(plan: Plan, store: Store, out_dir: Path, *, refresh_seconds: int | No
         secondary=secondary,
         comparison_table=table,
         drawings=drawings,
-        pictures=pictures,
+        files=files,
         refresh_seconds=refresh_seconds,
     )
     write_atomically(out_dir / "report.html", page.encode(errors="backslashreplace"))
@@ -99,19 +100,19 @@ def _pairs(results: Results, metric: str) -> list[Pairs]:
 
 def _draw(
     results: Results, comparisons: Sequence[Comparison], folder: Path
-) -> tuple[dict[str, figures.Drawing], dict[str, bytes]]:
-    """Draw and write the figures, one after the other; the words that go with each, and its picture."""
+) -> tuple[dict[str, figures.Drawing], dict[str, Files]]:
+    """Draw and write the figures, one after the other; the words that go with each, and its files."""
     folder.mkdir(parents=True, exist_ok=True)
-    words, pictures = {}, {}
+    words, files = {}, {}
     for name, drawing in figures.draw_all(results, comparisons):
-        words[name], pictures[name] = drawing.words(), drawing.png()
-        write_atomically(folder / f"{name}.png", pictures[name])
-        write_atomically(folder / f"{name}.pdf", drawing.pdf())
-        write_atomically(folder / f"{name}.csv", drawing.csv())
+        words[name], files[name] = drawing.words(), drawing.files(name)
+        write_atomically(folder / f"{name}.png", files[name].png)
+        write_atomically(folder / f"{name}.pdf", files[name].pdf)
+        write_atomically(folder / f"{name}.csv", files[name].csv)
     for name in figures.FIGURES.keys() - words.keys():
         for suffix in ("png", "pdf", "csv"):
             (folder / f"{name}.{suffix}").unlink(missing_ok=True)
-    return words, pictures
+    return words, files
 
 
 def _counts(results: Results, comparisons: Sequence[Comparison]) -> dict[str, int]:

@@ -19,9 +19,10 @@ from reports.figures.arms import handle, series_of
 from reports.figures.drawing import Drawing
 from reports.figures.layout import CHARACTER, MOST_CELLS, grid, panels, size_in_inches
 from reports.figures.series import curves_by, draw_curve, half_widths, occurring, summarised
-from reports.formats import listed
+from reports.figures.svg import labelled
+from reports.formats import count, listed
 from reports.load import Results
-from reports.measures import measure
+from reports.measures import Measure, measure
 from reports.statistics import Comparison
 from reports.theme import Style
 from reports.wording import arm_name, sentence_case
@@ -62,10 +63,11 @@ def error_against_alpha(results: Results, _comparisons: Sequence[Comparison]) ->
     figure, axes_of = panels(cells, height=1.75, handles=handles, x="alpha (log scale)", y=figure_of.label)
     for cell, axes in zip(cells, axes_of, strict=True):
         own = finished[finished["cell"] == cell]
-        _draw_band(axes, own.loc[own["arm"] == plan.baseline, "error"], x=baseline_x)
+        of_baseline = own[own["arm"] == plan.baseline]
+        _draw_band(axes, of_baseline["error"], x=baseline_x, texts=_seed_texts(of_baseline, figure_of))
         for index, (name, style) in enumerate(styles.items()):
             shift = 0.16 * (index - (len(styles) - 1) / 2)  # series at the same alpha stand side by side
-            _draw_sweep(axes, own[own["series"] == name], positions, style=style, shift=shift)
+            _draw_sweep(axes, own[own["series"] == name], positions, figure_of, style=style, shift=shift)
         _thin_ticks(axes, {baseline_x: reference.split()[0]} | {x: f"{alpha:g}" for alpha, x in positions.items()})
         axes.set_xlim(baseline_x - 0.5, max(positions.values()) + 0.5)
     without = [arm_name(arm) for arm in plan.arms if arm != plan.baseline and arm not in series]
@@ -226,11 +228,11 @@ def _alpha_positions(alphas: Sequence[float]) -> tuple[float, dict[float, float]
     return left - max(1.0, 0.15 * len(alphas)), positions  # room for the baseline's longer label
 
 
-def _draw_band(axes: Axes, errors: pd.Series[float], *, x: float) -> None:
+def _draw_band(axes: Axes, errors: pd.Series[float], *, x: float, texts: Sequence[str]) -> None:
     """The baseline: its mean across the panel, its interval as a band, its seeds at `x`."""
     if len(errors):
         _mean_and_band(axes, errors)
-        _seed_dots(axes, np.full(len(errors), x), errors, color=theme.BASELINE)
+        labelled(_seed_dots(axes, np.full(len(errors), x), errors, color=theme.BASELINE), texts)
 
 
 def _mean_and_band(axes: Axes, errors: pd.Series[float]) -> None:
@@ -244,7 +246,13 @@ def _mean_and_band(axes: Axes, errors: pd.Series[float]) -> None:
 
 
 def _draw_sweep(
-    axes: Axes, trials: pd.DataFrame, positions: Mapping[float, float], *, style: Style, shift: float
+    axes: Axes,
+    trials: pd.DataFrame,
+    positions: Mapping[float, float],
+    figure_of: Measure,
+    *,
+    style: Style,
+    shift: float,
 ) -> None:
     """One series of arms: mean and interval at each alpha, the single seeds faintly beside them."""
     summary = trials.groupby("alpha")["error"].agg(["mean", "std", "count"])
@@ -253,12 +261,35 @@ def _draw_sweep(
     half = np.nan_to_num(half_widths(summary["std"], summary["count"]))
     axes.plot(x, mean, color=style.color, linewidth=0.8, alpha=0.5)
     # An error has no interval below zero.
-    axes.errorbar(x, mean, yerr=[np.minimum(half, mean), half], fmt=style.marker, color=style.color, elinewidth=1.2)
-    _seed_dots(axes, trials["alpha"].map(positions) + shift + 0.13, trials["error"], color=style.color)
+    bars = axes.errorbar(
+        x, mean, yerr=[np.minimum(half, mean), half], fmt=style.marker, color=style.color, elinewidth=1.2
+    )
+    labelled(bars[0], _mean_texts(trials, summary, half, figure_of))
+    dots = _seed_dots(axes, trials["alpha"].map(positions) + shift + 0.13, trials["error"], color=style.color)
+    labelled(dots, _seed_texts(trials, figure_of))
 
 
-def _seed_dots(axes: Axes, x: ArrayLike, y: ArrayLike, *, color: str) -> None:
-    axes.plot(x, y, "o", color=color, markersize=2.2, alpha=0.4, markeredgewidth=0)
+def _mean_texts(trials: pd.DataFrame, summary: pd.DataFrame, half: ArrayLike, figure_of: Measure) -> list[str]:
+    arms = trials.groupby("alpha")["arm"].first()
+    texts = []
+    for arm, mean, n, width in zip(arms, summary["mean"], summary["count"], np.asarray(half), strict=True):
+        digits = figure_of.digits(width / figure_of.scale)
+        low, high = (figure_of.text(end / figure_of.scale, digits) for end in (max(0.0, mean - width), mean + width))
+        interval = f" [{low}, {high}]" if n > 1 else ""
+        of_seeds = f"mean of {count(int(n), 'seed')}"
+        texts.append(f"{arm_name(arm)}, {of_seeds}: {figure_of.amount(mean / figure_of.scale, digits)}{interval}")
+    return texts
+
+
+def _seed_texts(trials: pd.DataFrame, figure_of: Measure) -> list[str]:
+    return [
+        f"{arm_name(arm)}, seed {seed}: {figure_of.amount(error / figure_of.scale, 2)}"
+        for arm, seed, error in zip(trials["arm"], trials["seed"], trials["error"], strict=True)
+    ]
+
+
+def _seed_dots(axes: Axes, x: ArrayLike, y: ArrayLike, *, color: str) -> Line2D:
+    return axes.plot(x, y, "o", color=color, markersize=2.2, alpha=0.4, markeredgewidth=0)[0]
 
 
 def _thin_ticks(axes: Axes, ticks: Mapping[float, str]) -> None:

@@ -17,7 +17,8 @@ from reports.figures.arms import drawn_arms
 from reports.figures.drawing import Drawing
 from reports.figures.layout import panels, text_width, wrapped
 from reports.figures.series import curves_by, draw_curves, occurring, summarised
-from reports.formats import typographic
+from reports.figures.svg import labelled
+from reports.formats import count, typographic
 from reports.load import Results
 from reports.measures import Measure, measure
 from reports.statistics import BETTER, WORSE, Comparison
@@ -63,9 +64,11 @@ def forest(results: Results, comparisons: Sequence[Comparison]) -> Drawing | Non
         if not math.isnan(row.low):
             axes.plot([scale * row.low, scale * row.high], [y, y], color=color, linewidth=1.4, solid_capstyle="butt")
         face = color if row.verdict in (BETTER, WORSE) else "white"
-        axes.plot(scale * row.difference, y, "o", color=color, markerfacecolor=face, markersize=5)
+        (point,) = axes.plot(scale * row.difference, y, "o", color=color, markerfacecolor=face, markersize=5)
+        interval = _interval_text(row, figure_of)
+        labelled(point, [f"{arm_name(row.arm)}, {row.cell}: {interval}, {count(row.pairs, 'pair')}"])
         axes.text((0.2 - left) / plot_width, y, "\n".join(label), transform=beside, va="center", linespacing=1.05)
-        axes.text(1.04, y, _interval_text(row, figure_of), transform=beside, va="center", fontsize=7.5)
+        axes.text(1.04, y, interval, transform=beside, va="center", fontsize=7.5)
     axes.axvline(0, color=theme.INK, linewidth=0.8)
     axes.set_xlim(_forest_limits(shown, scale))
     axes.set_ylim(sum(heights) - 0.4, -0.6)

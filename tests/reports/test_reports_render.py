@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import html
 import json
 import re
@@ -26,7 +25,10 @@ VOID = {"meta", "img", "br", "link", "input", "hr"}
 
 
 class Page(HTMLParser):
-    """Every tag with its attributes, the text outside <style>, and whether tags are closed in order."""
+    """Every tag with its attributes, and the text but for figures, table of contents and what is no text.
+
+    Fails where tags are not closed in order.
+    """
 
     def __init__(self, source: str) -> None:
         super().__init__()
@@ -42,11 +44,14 @@ class Page(HTMLParser):
         if tag not in VOID:
             self.open.append(tag)
 
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        if "style" not in self.open:
+        if not {"style", "script", "svg", "nav"} & set(self.open):
             self.text += f" {data}"
 
     def all(self, name: str) -> list[dict[str, str | None]]:
@@ -66,6 +71,7 @@ def without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """For tests of words: encoding the figures takes most of the time that a report takes."""
     monkeypatch.setattr(Drawing, "png", lambda _: b"")
     monkeypatch.setattr(Drawing, "pdf", lambda _: b"")
+    monkeypatch.setattr(Drawing, "svg", lambda *_: "")
 
 
 def test_files_and_a_page_that_needs_nothing_from_outside(make_world: Callable[..., World], tmp_path: Path) -> None:
@@ -86,15 +92,13 @@ def test_files_and_a_page_that_needs_nothing_from_outside(make_world: Callable[.
 
     source = report.html.read_text()
     page = Page(source)
-    assert not page.all("script")
+    assert page.all("script") == [{}]  # without a src
     assert not page.all("link")
-    assert not re.search(r"https?://|url\(|@import|localStorage", source)
+    assert not re.search(r"https?://|url\((?!#)|@import", source)
     assert {attributes.get("scope") for attributes in page.all("th")} <= {"col", "row", "rowgroup"}
-    for name, picture in zip(FIGURES, page.all("img"), strict=True):
-        assert picture["alt"]
-        kind, _, content = (picture["src"] or "").partition(",")
-        assert kind == "data:image/png;base64"
-        assert base64.b64decode(content) == (tmp_path / "out" / "figures" / f"{name}.png").read_bytes()
+    pictures = [attributes for attributes in page.all("svg") if attributes["role"] == "img"]
+    assert all(picture["aria-label"] for picture in pictures)
+    assert len(pictures) == len(FIGURES)
 
 
 @pytest.mark.usefixtures("without_pictures")
@@ -138,7 +142,7 @@ def test_nothing_finished(make_world: Callable[..., World], tmp_path: Path) -> N
     assert "Too early to say" in page.text
     assert "No trial has finished yet." in page.text
     assert "36 of 36 planned trials without a result (36 not started), so 24 of 24 pairs left out" in page.text
-    assert not page.all("img")
+    assert not page.all("figure")
     assert report.counts["new"] == 36
     assert report.summary.startswith("Too early to say")
 
@@ -479,7 +483,8 @@ def widths(page: Path) -> list[tuple[str, int, int]]:
         "e => [e.getAttribute('aria-label'), e.scrollWidth, e.clientWidth]))"
     )
     measuring = page.with_name("measuring.html")
-    measuring.write_text(page.read_text().replace("</body>", f"<script>{script}</script></body>"))
+    source = re.sub('<meta http-equiv="Content-Security-Policy"[^>]*>', "", page.read_text())
+    measuring.write_text(source.replace("</body>", f"<script>{script}</script></body>"))
     command = ["chromium", "--headless", "--no-sandbox", "--window-size=1200,900", "--dump-dom", measuring.as_uri()]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
     title = re.search("<title>(.*?)</title>", done.stdout, re.DOTALL)

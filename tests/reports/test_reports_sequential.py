@@ -89,6 +89,7 @@ def without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """For tests of words: encoding the figures takes most of the time that a report takes."""
     monkeypatch.setattr(Drawing, "png", lambda _: b"")
     monkeypatch.setattr(Drawing, "pdf", lambda _: b"")
+    monkeypatch.setattr(Drawing, "svg", lambda *_: "")
 
 
 def error_of_trial(planned: PlannedTrial) -> float:

@@ -101,7 +101,12 @@ def page(
         cost=cost_sentence(results),
         doubts=wording.doubt_notes(comparisons),
         cautions=[*_cautions(results, comparisons), *_changed_by_selection(results, comparisons)],
-        tests=wording.how_tested(len(comparisons), plan.suite.stopping),
+        tests=wording.how_tested(
+            len(comparisons),
+            plan.suite.stopping,
+            smallest_effect=plan.suite.report.smallest_effect,
+            measure=metric,
+        ),
         comparison_table=comparison_table,
         figures=figures,
         own_figures=own_figures,
@@ -229,7 +234,7 @@ def _changed_by_selection(results: Results, comparisons: Sequence[Comparison]) -
         return
     trials = results.trials.assign(**{selected: results.column(selected)})
     pairs = pairs_of(trials, selected, cells=plan.cells, arms=plan.arms, baseline=plan.baseline)
-    others = compare(pairs, rule=plan.suite.stopping)
+    others = compare(pairs, rule=plan.suite.stopping, smallest_effect=plan.suite.report.smallest_effect)
     changed = [
         f"{wording.arm_name(new.arm)} ({new.cell}) {new.verdict}, {percent(new.difference, 1, signed=True)} points"
         for old, new in zip(comparisons, others, strict=True)

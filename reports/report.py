@@ -50,7 +50,8 @@ def render(plan: Plan, store: Store, out_dir: Path, *, refresh_seconds: int | No
     """
     results = load(plan, store)
     metric = plan.suite.report.metric
-    comparisons = compare(_pairs(results, metric), rule=plan.suite.stopping)
+    smallest = plan.suite.report.smallest_effect
+    comparisons = compare(_pairs(results, metric), rule=plan.suite.stopping, smallest_effect=smallest)
     table = tables.comparison_table(results, comparisons, metric=metric)
     drawings, files = _draw(results, comparisons, out_dir / "figures")
     frame = tables.comparison_frame(results, comparisons, metric=metric)

@@ -5,6 +5,10 @@ one family. The verdict goes by the paired t test, Holm-adjusted over the family
 cannot be made yet counts with p = 1, so that a failed trial never makes the others look better. Beside it stands the
 exact sign-flip test, which assumes nothing about how differences are distributed but has a floor of 2/2^n.
 
+Where the suite names the smallest effect that matters, a comparison is *practically equal* when two one-sided t tests
+put the true difference on the near side of it both ways. Both questions, whether there is a difference and whether it
+is one that matters, share one family and its 5 %: see `adjust` in bench/plan/sequential.py.
+
 Figures that are not the suite's question are judged by `judge`: each is a family of its own, by the t test alone.
 
 Where the suite adds seeds until a comparison is clear, their number depends on what they showed, and a t test of what
@@ -15,7 +19,8 @@ stop. The sign-flip test has no such form here and is left out.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
@@ -28,10 +33,12 @@ from bench.plan.power import SIGNIFICANCE_LEVEL, seeds_needed, sign_flip_floor, 
 from bench.plan.sequential import (
     ROUNDING,
     Evidence,
+    adjust,
     holm,
     look_level,
     paired_differences,
     progress,
+    sequential_equality_p,
     sequential_evidence,
 )
 
@@ -44,6 +51,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BETTER",
     "NO_CLEAR_DIFFERENCE",
+    "PRACTICALLY_EQUAL",
     "TOO_FEW_PAIRS",
     "WORSE",
     "Comparison",
@@ -51,11 +59,14 @@ __all__ = [
     "PairedT",
     "Pairs",
     "compare",
+    "detectable_effect",
+    "equality_p",
     "holm",
     "interval_half_width",
     "judge",
     "paired_t",
     "pairs_of",
+    "seeds_for_equality",
     "seeds_for_power",
     "seeds_needed",
     "settled_pairs",
@@ -65,6 +76,7 @@ __all__ = [
 
 BETTER = "better"
 WORSE = "worse"
+PRACTICALLY_EQUAL = "practically equal"
 NO_CLEAR_DIFFERENCE = "no clear difference"
 TOO_FEW_PAIRS = "too few pairs"
 
@@ -118,12 +130,21 @@ class Comparison:
     t_p, holm_p: two-sided, before and after Holm's adjustment over the family. With a stopping rule t_p is the
         sequential p, the interval is that of its look, and there are no sign-flip p values.
     sign_flip_floor, sign_flip_holm_floor: the smallest values that the two above them can take with this many pairs.
-    verdict: better | worse | no clear difference, by holm_p at 0.05; too few pairs where fewer than two exist.
-    sign_flip: "agrees", "disagrees", or "cannot agree" where its floor alone is above 0.05; "" without a verdict.
+    smallest_effect: the smallest difference that matters, in the metric's unit; NaN where the suite names none.
+    equal_p, equal_holm_p: of the hypothesis that the true difference is at least this, one way or the other; the larger
+        of two one-sided p values, before and after the adjustment that it shares with t_p. NaN without such an effect.
+    verdict: better | worse, by holm_p at 0.05; else practically equal, by equal_holm_p at 0.05; else no clear
+        difference; too few pairs where fewer than two exist.
+    sign_flip: "agrees", "disagrees", or "cannot agree" where its floor alone is above 0.05; "" without a verdict, and
+        where that is practically equal, of which the test can tell nothing.
     spread: "" as a rule; "identical" where every pair is equal, "constant" where all differ by the same amount. Then
         the t test is undefined and the sign-flip p takes its place in the family.
     seeds_for_clear_answer: for an unclear difference, how many seeds in all a t test of 80 % power would take if mean
-        and sd stay as observed. None where more than 1,000, where undefined, and where the verdict is clear.
+        and sd stay as observed, or two one-sided ones. None where more than 1,000, where undefined, and where the
+        verdict is clear.
+    detectable_difference: for an unclear difference, the true one that so many pairs would find in 80 % of cases if
+        the sd is as observed, in the metric's unit, at the level at which the family's open comparisons are tested.
+        With a stopping rule that of the last look alone, so an upper bound. NaN where the verdict is clear.
     goes_on: as in Pairs.
     """
 
@@ -145,10 +166,14 @@ class Comparison:
     sign_flip_floor: float
     sign_flip_holm_p: float
     sign_flip_holm_floor: float
+    smallest_effect: float
+    equal_p: float
+    equal_holm_p: float
     verdict: str
     sign_flip: str
     spread: str
     seeds_for_clear_answer: int | None
+    detectable_difference: float
     goes_on: bool
 
     @property
@@ -158,8 +183,16 @@ class Comparison:
 
     @property
     def has_faded(self) -> bool:
-        """Whether the verdict rests on an earlier look, and the interval of the last one takes in zero."""
+        """Whether the verdict rests on an earlier look, and the interval of the last one does not bear it out."""
+        if self.verdict == PRACTICALLY_EQUAL:
+            is_sequential = np.isnan(self.sign_flip_p)
+            return bool(is_sequential and max(-self.low, self.high) >= self.smallest_effect)
         return self.verdict in (BETTER, WORSE) and self.low <= 0 <= self.high
+
+    @property
+    def is_negligible(self) -> bool:
+        """Whether there is a clear difference, and as clearly one that does not matter."""
+        return self.verdict in (BETTER, WORSE) and self.equal_holm_p <= SIGNIFICANCE_LEVEL
 
     @property
     def pair_mean(self) -> float:
@@ -243,23 +276,29 @@ def settled_pairs(plan: Plan, metric_of: Mapping[str, float | None]) -> list[Pai
     ]
 
 
-def compare(family: Sequence[Pairs], *, rule: StoppingRule | None = None) -> list[Comparison]:
+def compare(
+    family: Sequence[Pairs], *, rule: StoppingRule | None = None, smallest_effect: float | None = None
+) -> list[Comparison]:
     """Judge all comparisons of a family together, in the order given.
 
-    rule: of a suite that adds seeds until a comparison is clear.
+    rule: of a suite that adds seeds until a comparison is clear.  smallest_effect: the smallest difference that
+    matters, in the metric's unit.
     """
     tests = [paired_t(pairs.differences, rule=rule) for pairs in family]
     flips = [np.nan if rule else sign_flip_p(pairs.differences) for pairs in family]
     floors = [np.nan if rule else _reachable_floor(len(pairs.errors)) for pairs in family]
     evidence = [_evidence(pairs, test, rule=rule) for pairs, test in zip(family, tests, strict=True)]
-    holm_ps = holm([each.p for each in evidence])
+    equal_ps = [_equality(pairs, rule=rule, smallest_effect=smallest_effect) for pairs in family]
+    adjusted = adjust([each.p for each in evidence], equal_ps if smallest_effect else None)
+    open_level = SIGNIFICANCE_LEVEL / adjusted.open  # the step at which Holm stands now
     flip_holm_ps = holm(flips)
     holm_floors = holm(floors)
-    clear = int(np.sum(holm_ps <= SIGNIFICANCE_LEVEL))
     comparisons = []
     for index, (pairs, test) in enumerate(zip(family, tests, strict=True)):
-        verdict = _verdict(evidence[index].direction, holm_p=float(holm_ps[index]))
-        open_level = SIGNIFICANCE_LEVEL / max(1, len(family) - clear)  # the step at which Holm stands now
+        holm_p, equal_holm_p = float(adjusted.differences[index]), float(adjusted.equalities[index])
+        verdict = _verdict(evidence[index].direction, holm_p=holm_p, equal_holm_p=equal_holm_p)
+        n, is_unclear = len(pairs.errors), verdict == NO_CLEAR_DIFFERENCE and test.sd > 0
+        test_level = look_level(n, rule, level=open_level) if rule and is_unclear else open_level
         comparisons.append(
             Comparison(
                 cell=pairs.cell,
@@ -275,17 +314,25 @@ def compare(family: Sequence[Pairs], *, rule: StoppingRule | None = None) -> lis
                 low=test.low,
                 high=test.high,
                 t_p=evidence[index].p if rule else test.p,
-                holm_p=float(holm_ps[index]),
+                holm_p=holm_p,
                 sign_flip_p=flips[index],
                 sign_flip_floor=floors[index],
                 sign_flip_holm_p=float(flip_holm_ps[index]),
                 sign_flip_holm_floor=float(holm_floors[index]),
+                smallest_effect=smallest_effect or np.nan,
+                equal_p=equal_ps[index],
+                equal_holm_p=equal_holm_p,
                 verdict=verdict,
                 sign_flip=""
                 if rule
                 else _agreement(verdict, p=float(flip_holm_ps[index]), floor=float(holm_floors[index])),
                 spread="" if test.sd != 0 else "constant" if test.mean else "identical",
-                seeds_for_clear_answer=_seeds_for_clear_answer(verdict, test, len(pairs.errors), level=open_level),
+                seeds_for_clear_answer=_seeds_for_clear_answer(
+                    test, n, level=open_level, smallest_effect=smallest_effect
+                )
+                if is_unclear
+                else None,
+                detectable_difference=test.sd * detectable_effect(n, level=test_level) if is_unclear else np.nan,
                 goes_on=pairs.goes_on,
             )
         )
@@ -379,12 +426,62 @@ def seeds_for_power(effect: float, *, level: float, power: float = POWER) -> int
     Power is the noncentral t's mass beyond the critical value on the side of the effect.
     """
 
-    def reached(n: int) -> bool:
-        critical = special.stdtrit(n - 1, 1 - level / 2)
-        missed = special.nctdtr(n - 1, abs(effect) * np.sqrt(n), critical)
-        return bool(1 - np.nan_to_num(missed, nan=0.0) >= power)  # scipy's NaN: a miss of less than 1e-200
+    if not np.isfinite(effect) or effect == 0:
+        return None
+    return _fewest_seeds(lambda n: 1 - _missed(abs(effect), n, one_sided_level=level / 2) >= power)
 
-    if not np.isfinite(effect) or effect == 0 or not reached(MAX_SEEDS):
+
+def seeds_for_equality(effect: float, margin: float, *, level: float, power: float = POWER) -> int | None:
+    """The smallest n with which two one-sided t tests reach `power` to put the difference within the margin.
+
+    effect, margin: true mean difference, and the smallest that matters, over the sd of differences.  None above 1,000.
+    Counts the misses of both tests, of which the second is next to none unless the effect is near zero: so power is
+    never less than `power`, and hardly more.
+    """
+    if not abs(effect) < margin:
+        return None
+    edges = (margin - effect, margin + effect)
+    return _fewest_seeds(lambda n: 1 - sum(_missed(edge, n, one_sided_level=level) for edge in edges) >= power)
+
+
+def detectable_effect(n: int, *, level: float, power: float = POWER) -> float:
+    """The true mean difference, in sd, that a two-sided paired t test of n pairs finds with probability `power`."""
+    low, high = 0.0, 1.0
+    while 1 - _missed(high, n, one_sided_level=level / 2) < power:
+        high *= 2
+    for _ in range(50):
+        middle = (low + high) / 2
+        enough = 1 - _missed(middle, n, one_sided_level=level / 2) >= power
+        low, high = (low, middle) if enough else (middle, high)
+    return high
+
+
+def equality_p(differences: ArrayLike, *, smallest_effect: float) -> float:
+    """p of the hypothesis that the true mean difference is at least `smallest_effect`, one way or the other.
+
+    The larger p of the two one-sided t tests against its two ends; where all differences are equal, that of the
+    one-sided sign-flip tests. NaN for n < 2.
+    Source: Schuirmann 1987, "A comparison of the two one-sided tests procedure and the power approach".
+    """
+    test, n = paired_t(differences), len(np.asarray(differences))
+    if n < 2:
+        return np.nan
+    to_the_edge = smallest_effect - abs(test.mean)
+    if test.sd == 0:
+        return float(2.0**-n) if to_the_edge > ROUNDING else 1.0
+    return float(special.stdtr(n - 1, -to_the_edge / (test.sd / np.sqrt(n))))
+
+
+def _missed(effect: float, n: int, *, one_sided_level: float) -> float:
+    """How often a t test of n pairs does not find an effect, in sd, on its own side."""
+    critical = special.stdtrit(n - 1, 1 - one_sided_level)
+    missed = float(special.nctdtr(n - 1, effect * math.sqrt(n), critical))
+    return 0.0 if math.isnan(missed) else missed  # scipy's NaN: a miss of less than 1e-200
+
+
+def _fewest_seeds(reached: Callable[[int], bool]) -> int | None:
+    """The smallest number of pairs for which `reached` holds; None above 1,000."""
+    if not reached(MAX_SEEDS):
         return None
     low, high = 1, MAX_SEEDS  # invariant: low seeds are too few, high are enough
     while high - low > 1:
@@ -420,17 +517,26 @@ def _evidence(pairs: Pairs, test: PairedT, *, rule: StoppingRule | None) -> Evid
     return Evidence(sign_flip_p(pairs.differences) if test.sd == 0 else test.p, float(np.sign(test.mean)))
 
 
-def _verdict(direction: float, *, holm_p: float) -> str:
+def _equality(pairs: Pairs, *, rule: StoppingRule | None, smallest_effect: float | None) -> float:
+    """The p of "a difference that matters" that enters the adjustment; NaN where nothing says what matters."""
+    if smallest_effect is None:
+        return np.nan
+    if rule:
+        return sequential_equality_p(pairs.differences, rule, smallest_effect=smallest_effect)
+    return equality_p(pairs.differences, smallest_effect=smallest_effect)
+
+
+def _verdict(direction: float, *, holm_p: float, equal_holm_p: float = np.nan) -> str:
     """direction: below zero where the arm is better."""
     if np.isnan(holm_p):
         return TOO_FEW_PAIRS
     if holm_p > SIGNIFICANCE_LEVEL:
-        return NO_CLEAR_DIFFERENCE
+        return PRACTICALLY_EQUAL if equal_holm_p <= SIGNIFICANCE_LEVEL else NO_CLEAR_DIFFERENCE
     return BETTER if direction < 0 else WORSE
 
 
 def _agreement(verdict: str, *, p: float, floor: float) -> str:
-    if verdict == TOO_FEW_PAIRS:
+    if verdict in (TOO_FEW_PAIRS, PRACTICALLY_EQUAL):
         return ""
     clear = verdict != NO_CLEAR_DIFFERENCE
     if clear == (p <= SIGNIFICANCE_LEVEL):
@@ -438,11 +544,12 @@ def _agreement(verdict: str, *, p: float, floor: float) -> str:
     return "cannot agree" if clear and floor > SIGNIFICANCE_LEVEL else "disagrees"
 
 
-def _seeds_for_clear_answer(verdict: str, test: PairedT, n: int, *, level: float) -> int | None:
-    if verdict != NO_CLEAR_DIFFERENCE or not test.sd > 0:
-        return None
-    seeds = seeds_for_power(test.mean / test.sd, level=level)
-    return seeds and max(seeds, n + 1)
+def _seeds_for_clear_answer(test: PairedT, n: int, *, level: float, smallest_effect: float | None) -> int | None:
+    effect = test.mean / test.sd
+    seeds = [seeds_for_power(effect, level=level)]
+    seeds += [seeds_for_equality(effect, smallest_effect / test.sd, level=level)] if smallest_effect else []
+    fewest = min((each for each in seeds if each is not None), default=None)
+    return fewest and max(fewest, n + 1)
 
 
 def _mean(values: NDArray[np.float64]) -> float:

@@ -46,8 +46,19 @@ MEMORY = {
 }
 
 
-JUDGED_COLUMNS = ("pairs", "difference", "95 % interval", "p (Holm)", "p (sign-flip)", "floor", "verdict")
+EQUALITY_COLUMN = "p equal (Holm)"
 SIGN_FLIP_COLUMNS = ("p (sign-flip)", "floor")
+JUDGED_COLUMNS = (
+    "pairs",
+    "difference",
+    "95 % interval",
+    "p (Holm)",
+    EQUALITY_COLUMN,
+    *SIGN_FLIP_COLUMNS,
+    "verdict",
+)
+EQUALITY_COLUMNS = ("smallest_effect", "equal_p", "equal_holm_p")
+"""Of comparison.csv, where the suite names the smallest effect that matters."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +116,8 @@ def comparison_frame(results: Results, comparisons: Sequence[Comparison], *, met
     columns = ["cell", "arm", "baseline", "metric", "mean", "sd", "n", "planned_pairs", "pairs", "pair_mean", "pair_sd"]
     frame = pd.DataFrame(rows)
     columns += [column for column in frame.columns if column not in columns]
+    if results.plan.suite.report.smallest_effect is None:
+        columns = [column for column in columns if column not in EQUALITY_COLUMNS]
     integers = ["n", "planned_pairs", "pairs", "seeds_for_clear_answer"]
     return frame.reindex(columns=columns).astype({key: "Int64" for key in integers if key in frame})
 
@@ -121,11 +134,14 @@ def comparison_table(results: Results, comparisons: Sequence[Comparison], *, met
         judged = made.get((cell, arm))
         baseline = "baseline" if arm == results.plan.baseline else "no baseline here"
         groups.setdefault(cell, []).append(
-            own + (_judgement(judged, figure) if judged else ("", "", "", "", "", "", baseline))
+            own + (_judgement(judged, figure) if judged else (*[""] * (len(JUDGED_COLUMNS) - 1), baseline))
         )
     own_columns = ("method", figure.label, "seeds")
     table = Table(own_columns + JUDGED_COLUMNS, _frozen(groups), notes=tuple(_notes(comparisons)))
-    return without_columns(table, SIGN_FLIP_COLUMNS) if results.plan.suite.stopping else table
+    suite = results.plan.suite
+    absent = {*SIGN_FLIP_COLUMNS} if suite.stopping else set()
+    absent |= {EQUALITY_COLUMN} if suite.report.smallest_effect is None else set()
+    return without_columns(table, absent)
 
 
 def without_columns(table: Table, titles: Collection[str]) -> Table:
@@ -298,6 +314,7 @@ def _judgement(comparison: Comparison, figure: Measure) -> tuple[str, ...]:
     """The cells of a comparison, from the number of pairs on."""
     return (
         *judged_cells(comparison, figure),
+        p_value(comparison.equal_holm_p),
         p_value(comparison.sign_flip_p),
         p_value(comparison.sign_flip_floor) if comparison.pairs else NOTHING,
         comparison.verdict + wording.doubt_mark(comparison),

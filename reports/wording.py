@@ -9,7 +9,17 @@ from bench.plan.power import SIGNIFICANCE_LEVEL, seeds_needed
 from bench.plan.suite_file import StoppingRule
 from reports.formats import count, p_equals, p_value, roughly
 from reports.measures import Measure
-from reports.statistics import BETTER, MAX_SEEDS, NO_CLEAR_DIFFERENCE, TOO_FEW_PAIRS, WORSE, Comparison, Judgement
+from reports.statistics import (
+    BETTER,
+    MAX_SEEDS,
+    NO_CLEAR_DIFFERENCE,
+    POWER,
+    PRACTICALLY_EQUAL,
+    TOO_FEW_PAIRS,
+    WORSE,
+    Comparison,
+    Judgement,
+)
 
 STATUSES = {
     "completed": "finished",
@@ -21,6 +31,11 @@ STATUSES = {
     "new": "not started",
 }
 """What each status of the result store means to a reader."""
+
+
+ENOUGH = (
+    f"Seeds are enough for a difference that they find clear in {100 * POWER:g} % of cases, if the spread is as it was."
+)
 
 
 def arm_name(arm: str) -> str:
@@ -47,12 +62,18 @@ def sentence(comparison: Comparison | Judgement, measure: Measure, *, baseline: 
     elif comparison.verdict == NO_CLEAR_DIFFERENCE:
         text = (
             f"no clear difference between {arm} and {reference}, {_both(comparison, measure)}: "
-            f"{_difference(comparison, measure)}, {_evidence(comparison)}{_outlook(comparison)}"
+            f"{_difference(comparison, measure)}, {_evidence(comparison)}{_outlook(comparison, measure)}"
+        )
+    elif isinstance(comparison, Comparison) and comparison.verdict == PRACTICALLY_EQUAL:
+        text = (
+            f"{arm} is practically equal to {reference}, {_both(comparison, measure)}: "
+            f"{_difference(comparison, measure)}, less than {_what_matters(comparison, measure)} either way, "
+            f"{_evidence(comparison)}"
         )
     else:
         text = (
             f"{arm} {_beats(comparison)} {reference}, {_both(comparison, measure)}, by "
-            f"{_difference(comparison, measure)}, {_evidence(comparison)}"
+            f"{_difference(comparison, measure)}, {_evidence(comparison)}{_negligible(comparison, measure)}"
         )
     return text + _sign_flip_remark(comparison) + _left_out_remark(comparison)
 
@@ -75,18 +96,46 @@ def doubt_notes(comparisons: Sequence[Comparison]) -> list[str]:
         )
     if any(each.has_faded for each in comparisons):
         notes.append(
-            "§ Clear by what the first seeds showed. With those that were added since, the interval takes in zero: do "
-            "not rest on this verdict alone."
+            "§ Clear by what the first seeds showed. With those that were added since, the interval does not bear it "
+            "out: do not rest on this verdict alone."
         )
     return notes
 
 
-def how_tested(comparisons: int, rule: StoppingRule | None) -> dict[str, str]:
-    """How the report tests: what stands below the answer, the comparisons, the forest plot and the secondary ones."""
+def how_tested(
+    comparisons: int, rule: StoppingRule | None, *, smallest_effect: float | None = None, measure: Measure | None = None
+) -> dict[str, str]:
+    """How the report tests: what stands below the answer, the comparisons, the forest plot and the secondary ones.
+
+    measure: of the suite's metric, needed with a smallest effect.
+    """
+    words = _how_tested(comparisons, rule)
+    if smallest_effect is not None and measure is not None:
+        words["answer"] += f" {how_equality_is_tested(smallest_effect, measure, rule)}"
+    return words
+
+
+def how_equality_is_tested(smallest_effect: float, measure: Measure, rule: StoppingRule | None) -> str:
+    """What the verdict "practically equal" means."""
+    looks = ", adjusted for the looks too" if rule else ""
+    return (
+        f"The suite takes a difference of {effect_in_words(smallest_effect, measure)} for the smallest that matters. "
+        f"Practically equal means that two one-sided t tests{looks} put the true difference within this, either way. "
+        "Both questions, whether there is a difference and whether it is one that matters, share the same "
+        f"{100 * SIGNIFICANCE_LEVEL:g} %, so p values are adjusted over both."
+    )
+
+
+def effect_in_words(effect: float, measure: Measure) -> str:
+    """A difference as the suite names it, such as "0.5 points"."""
+    return _with_points(f"{measure.scale * effect:.10g}", measure)
+
+
+def _how_tested(comparisons: int, rule: StoppingRule | None) -> dict[str, str]:
     if rule is None:
         return {
             "answer": "Brackets hold the 95 % interval of the difference. The p value is that of the paired t test, "
-            f"Holm-adjusted over all {comparisons} comparisons; clear means {SIGNIFICANCE_LEVEL:g} or less.",
+            f"Holm-adjusted over all {comparisons} comparisons; clear means {SIGNIFICANCE_LEVEL:g} or less. {ENOUGH}",
             "table": "Interval and p (Holm): paired t test, p adjusted over all comparisons. p (sign-flip): exact, "
             "two-sided, not adjusted; the floor is the least it can be with so many pairs. Verdict: by p (Holm) at "
             f"{SIGNIFICANCE_LEVEL:g}.",
@@ -97,7 +146,7 @@ def how_tested(comparisons: int, rule: StoppingRule | None) -> dict[str, str]:
         f"clear: until its p is {SIGNIFICANCE_LEVEL:g} or less. The p value is that of the paired t test, adjusted for "
         f"looking after every seed and, by Holm's method, over all {comparisons} comparisons. Brackets hold the 95 % "
         "interval of the difference, adjusted for these looks too. A comparison stops early when its first seeds look "
-        "good, so where one stopped early the difference itself leans away from zero.",
+        f"good, so where one stopped early the difference itself leans away from zero. {ENOUGH}",
         "table": "Interval and p (Holm): paired t test, adjusted for looking after every seed, p also over all "
         "comparisons. Pairs count in the order of their seeds. There is no sign-flip test: it takes the number of "
         f"seeds as given. Verdict: by p (Holm) at {SIGNIFICANCE_LEVEL:g}. ± is over all finished seeds, of which a "
@@ -132,8 +181,10 @@ def tally(verdicts: Sequence[str], *, reference: str) -> str:
     parts = [
         f"{verdicts.count(BETTER)} better than {reference}",
         f"{verdicts.count(WORSE)} worse",
-        f"{verdicts.count(NO_CLEAR_DIFFERENCE)} without a clear difference",
     ]
+    if PRACTICALLY_EQUAL in verdicts:
+        parts.append(f"{verdicts.count(PRACTICALLY_EQUAL)} practically equal")
+    parts.append(f"{verdicts.count(NO_CLEAR_DIFFERENCE)} without a clear difference")
     if TOO_FEW_PAIRS in verdicts:
         parts.append(f"{verdicts.count(TOO_FEW_PAIRS)} with too few pairs to judge")
     return ", ".join(parts)
@@ -185,7 +236,7 @@ def _digits(comparison: Comparison | Judgement, measure: Measure) -> int:
 def _difference(comparison: Comparison | Judgement, measure: Measure) -> str:
     """The difference with its interval: its size where the verb has the direction, else signed."""
     digits = _digits(comparison, measure)
-    unclear = comparison.verdict == NO_CLEAR_DIFFERENCE
+    unclear = comparison.verdict in (NO_CLEAR_DIFFERENCE, PRACTICALLY_EQUAL)
     values = (comparison.difference, comparison.low, comparison.high)
     if comparison.verdict == BETTER:
         values = (-comparison.difference, -comparison.high, -comparison.low)
@@ -198,16 +249,39 @@ def _with_points(value: str, measure: Measure) -> str:
 
 
 def _evidence(comparison: Comparison | Judgement) -> str:
-    return f"{p_equals(comparison.holm_p)} (Holm), {count(comparison.pairs, 'seed')}"
+    return f"{p_equals(_deciding_p(comparison))} (Holm), {count(comparison.pairs, 'seed')}"
 
 
-def _outlook(comparison: Comparison | Judgement) -> str:
+def _deciding_p(comparison: Comparison | Judgement) -> float:
+    """The adjusted p that the verdict goes by."""
+    if isinstance(comparison, Comparison) and comparison.verdict == PRACTICALLY_EQUAL:
+        return comparison.equal_holm_p
+    return comparison.holm_p
+
+
+def _what_matters(comparison: Comparison, measure: Measure) -> str:
+    return effect_in_words(comparison.smallest_effect, measure)
+
+
+def _negligible(comparison: Comparison | Judgement, measure: Measure) -> str:
+    if not isinstance(comparison, Comparison) or not comparison.is_negligible:
+        return ""
+    return f"; clear, and as clearly less than the {_what_matters(comparison, measure)} that matter"
+
+
+def _outlook(comparison: Comparison | Judgement, measure: Measure) -> str:
+    """What it would take to settle an unclear difference; and, to begin with, what so many seeds could have shown."""
     if not isinstance(comparison, Comparison):
         return ""
     if comparison.goes_on:
         return "; seeds are still being added"
+    detectable = measure.text(comparison.detectable_difference, _digits(comparison, measure))
+    return f", enough for a difference of {_with_points(detectable, measure)}{_seeds_to_come(comparison)}"
+
+
+def _seeds_to_come(comparison: Comparison) -> str:
     if comparison.seeds_for_clear_answer is None:
-        return f"; too small for {MAX_SEEDS:,} seeds to settle"
+        return f"; one of this size is too small for {MAX_SEEDS:,} seeds to settle"
     if math.isnan(comparison.sign_flip_p):  # seeds were added: still more after a look would be one look too many
         seeds = roughly(comparison.seeds_for_clear_answer, "seed")
         return f"; it would take a new run of {seeds} to settle one of this size"
@@ -219,15 +293,19 @@ def _without_spread(comparison: Comparison | Judgement, measure: Measure, arm: s
     n = comparison.pairs
     if comparison.spread == "identical":
         value = measure.amount(comparison.pair_mean, measure.digits(0))
+        equal = comparison.verdict == PRACTICALLY_EQUAL
         return (
             f"no difference between {arm} and {reference}: the same {measure.title} in each of {count(n, 'pair')}, "
-            f"{value} on average"
+            f"{value} on average{f'; practically equal, {p_equals(_deciding_p(comparison))} (Holm)' if equal else ''}"
         )
     size = _with_points(measure.text(abs(comparison.difference), measure.digits(0)), measure)
-    verb = {BETTER: "beats", WORSE: "is worse than"}.get(comparison.verdict, "differs without clear evidence from")
+    verbs = {BETTER: "beats", WORSE: "is worse than", PRACTICALLY_EQUAL: "is practically equal to"}
+    verb = verbs.get(comparison.verdict, "differs without clear evidence from")
+    by = "which differs by" if comparison.verdict == PRACTICALLY_EQUAL else "by"
     return (
-        f"{arm} {verb} {reference}, {_both(comparison, measure)}, by exactly {size} in each of {count(n, 'pair')}; "
-        f"without spread there is no t test, so this goes by the sign-flip test: {p_equals(comparison.holm_p)} (Holm)"
+        f"{arm} {verb} {reference}, {_both(comparison, measure)}, {by} exactly {size} in each of {count(n, 'pair')}; "
+        f"without spread there is no t test, so this goes by the sign-flip test: "
+        f"{p_equals(_deciding_p(comparison))} (Holm)"
     )
 
 

@@ -6,7 +6,8 @@ these tests' p values depends on nothing else, so that of m = min over n of p_n 
 *sequential p* is the share of drawn m that are no larger than the least p_n / w_n seen so far. It can only fall, and
 under the null it is at most alpha with probability alpha whenever one stops. So is the family's error, by Holm, which
 asks nothing about how comparisons depend on each other. A comparison is *clear*, and gets no more seeds, when its
-Holm-adjusted sequential p is at most 0.05.
+Holm-adjusted sequential p is at most 0.05: that of "no difference" or, where the suite names the smallest effect that
+matters, that of "a difference of at least this".
 
 Pairs count in the order of their seeds, up to the first that is still to come: what a trial that ends later adds can
 only be a further look. A trial that diverged gives no pair.
@@ -63,7 +64,8 @@ class Progress:
 
     seeds: those that both halves plan, in order.  ended: how many of them, from the first on, have both halves ended.
     values, baseline_values: of the pairs among these; a diverged trial leaves none.
-    holm_p: sequential, adjusted over the suite's comparisons; NaN before the first look.
+    holm_p: sequential, adjusted over the suite's comparisons; NaN before the first look.  equal_holm_p: the same for
+        the hypothesis of a difference that matters; NaN too where the suite does not say what matters.
     wanted: the seeds that it takes as far as is known now.
     """
 
@@ -74,11 +76,12 @@ class Progress:
     values: tuple[float, ...]
     baseline_values: tuple[float, ...]
     holm_p: float
+    equal_holm_p: float
     wanted: tuple[int, ...]
 
     @property
     def is_clear(self) -> bool:
-        return self.holm_p <= SIGNIFICANCE_LEVEL
+        return _is_clear(self.holm_p, self.equal_holm_p)
 
     @property
     def goes_on(self) -> bool:
@@ -135,11 +138,22 @@ def progress(plan: Plan, metric_of: Mapping[str, float | None]) -> list[Progress
     found = []
     complete = [[(a, b) for a, b in pairs if a is not None and b is not None] for *_, pairs in settled]
     halves_of = [tuple(zip(*pairs, strict=True)) or ((), ()) for pairs in complete]
-    ps = [sequential_evidence(paired_differences(a, b), rule).p for a, b in halves_of]
-    for (cell, arm, seeds, pairs), (values, baseline), p in zip(settled, halves_of, holm(ps).tolist(), strict=True):
-        enough = max(rule.min, len(pairs) + (not p <= SIGNIFICANCE_LEVEL))
-        found.append(Progress(cell, arm, seeds, len(pairs), values, baseline, p, seeds[:enough]))
+    differences = [paired_differences(a, b) for a, b in halves_of]
+    smallest = plan.suite.report.smallest_effect
+    ps = [sequential_evidence(each, rule).p for each in differences]
+    equal_ps = (
+        [sequential_equality_p(each, rule, smallest_effect=smallest) for each in differences] if smallest else None
+    )
+    adjusted = adjust(ps, equal_ps)
+    columns = (settled, halves_of, adjusted.differences.tolist(), adjusted.equalities.tolist())
+    for (cell, arm, seeds, pairs), (values, baseline), p, equal_p in zip(*columns, strict=True):
+        enough = max(rule.min, len(pairs) + (not _is_clear(p, equal_p)))
+        found.append(Progress(cell, arm, seeds, len(pairs), values, baseline, p, equal_p, seeds[:enough]))
     return found
+
+
+def _is_clear(holm_p: float, equal_holm_p: float) -> bool:
+    return holm_p <= SIGNIFICANCE_LEVEL or equal_holm_p <= SIGNIFICANCE_LEVEL
 
 
 def _seeds_of(plan: Plan) -> dict[tuple[str, str], dict[int, str]]:
@@ -189,9 +203,34 @@ def sequential_evidence(differences: ArrayLike, rule: StoppingRule) -> Evidence:
         return Evidence(np.nan, 0.0)
     weighed = _t_ps(values, rule.min) / _weights(rule.min, rule.max)[: len(values) - rule.min + 1]
     best = int(np.argmin(weighed))
+    return Evidence(_share_below(float(weighed[best]), rule), float(np.sign(values[: rule.min + best].mean())))
+
+
+def sequential_equality_p(differences: ArrayLike, rule: StoppingRule, *, smallest_effect: float) -> float:
+    """The sequential p of "the true difference is at least `smallest_effect`, one way or the other".
+
+    NaN before the first look. At most a where intervals that hold the true difference at all looks at once, with
+    probability 1 - a, have come to lie within the effect on both sides, at one look or at two. Of each side's two-sided
+    law only one side counts, so p is up to twice what it need be.
+    """
+    values = np.asarray(differences, dtype=np.float64)
+    if len(values) < rule.min:
+        return np.nan
+    weights = _weights(rule.min, rule.max)[: len(values) - rule.min + 1]
+    largest = 0.0
+    for sign in (1, -1):
+        to_the_edge = sign * values - smallest_effect
+        means = np.cumsum(to_the_edge)[rule.min - 1 :]
+        within = np.where(means < 0, _t_ps(to_the_edge, rule.min) / weights, np.inf)
+        largest = max(largest, _share_below(float(within.min()), rule))
+    return largest
+
+
+def _share_below(weighed_p: float, rule: StoppingRule) -> float:
+    """The share of sequences under the null whose least p_n / w_n is no larger, the observed one among them."""
     drawn = _least_under_null(rule.min, rule.max)
-    below = int(np.searchsorted(drawn, np.log(weighed[best]), side="right")) if weighed[best] > 0 else 0
-    return Evidence((1 + below) / (1 + len(drawn)), float(np.sign(values[: rule.min + best].mean())))
+    below = int(np.searchsorted(drawn, np.log(weighed_p), side="right")) if weighed_p > 0 else 0
+    return (1 + below) / (1 + len(drawn))
 
 
 def look_level(n: int, rule: StoppingRule, *, level: float) -> float:
@@ -226,6 +265,46 @@ def holm(p_values: Sequence[float]) -> NDArray[np.float64]:
     adjusted = np.empty_like(ps)
     adjusted[order] = np.minimum(1.0, stepped)
     return np.where(np.isnan(ps), np.nan, adjusted)
+
+
+@dataclass(frozen=True)
+class Adjusted:
+    """Adjusted p values of a family's comparisons, NaN where there is none.
+
+    differences: of "no difference".  equalities: of "a difference that matters"; NaN throughout where nothing says
+    what matters.  open: among how many the level is still shared out, so what is open is tested at level / open.
+    """
+
+    differences: NDArray[np.float64]
+    equalities: NDArray[np.float64]
+    open: int
+
+
+def adjust(difference_ps: Sequence[float], equality_ps: Sequence[float] | None = None) -> Adjusted:
+    """Holm's adjustment, where there are equality p values of both kinds together. A NaN counts as p = 1.
+
+    Of a comparison's two hypotheses, no difference and a difference that matters, one at most is true: so as many can
+    be true as there are comparisons, less those of which both are already rejected, and that is what p is multiplied
+    by. Two adjustments side by side would have twice the error.
+
+    Source: Shaffer 1986, "Modified sequentially rejective multiple test procedures".
+    """
+    if equality_ps is None:
+        adjusted = holm(difference_ps)
+        clear = int(np.sum(adjusted <= SIGNIFICANCE_LEVEL))
+        return Adjusted(adjusted, np.full(len(adjusted), np.nan), max(1, len(adjusted) - clear))
+    n = len(difference_ps)
+    ps = np.array([*difference_ps, *equality_ps], dtype=np.float64)
+    filled = np.where(np.isnan(ps), 1.0, ps)
+    stepped, rejected, largest = np.empty(2 * n), np.zeros(n, dtype=int), 0.0
+    for place in np.argsort(filled, kind="stable").tolist():
+        can_be_true = n - int(np.sum(rejected == 2))
+        largest = max(largest, min(1.0, can_be_true * float(filled[place])))
+        stepped[place] = largest
+        rejected[place % n] += 1
+    stepped[np.isnan(ps)] = np.nan
+    both = np.maximum(stepped[:n], stepped[n:])
+    return Adjusted(stepped[:n], stepped[n:], max(1, n - int(np.sum(both <= SIGNIFICANCE_LEVEL))))
 
 
 def _weights(first: int, last: int) -> NDArray[np.float64]:

@@ -248,7 +248,7 @@ def _evaluations(document: Document, file: SuiteFile) -> Iterator[Evaluation]:
 def _check_metric(
     document: Document, file: SuiteFile, cells: Sequence[Cell], evaluations: Sequence[Evaluation]
 ) -> None:
-    """Raise SuiteError where the report's metric is unknown, or needs validation and a cell has none."""
+    """Raise SuiteError where the report's metric is unknown, needs validation and a cell has none, or does not fit."""
     metric = file.report.metric
     there = [*METRICS, *verdict_metrics(evaluations, validated=True)]
     if metric not in there:
@@ -256,6 +256,10 @@ def _check_metric(
         if "did you mean" not in hint:
             hint = f"; there is {', '.join(METRICS)}, and what the evaluations give, such as {there[-1]}"
         raise document.error(("report", "metric"), f"unknown metric {metric!r}{hint}")
+    smallest = file.report.smallest_effect
+    if smallest is not None and smallest >= 0.5 and "error" in metric:
+        message = f"{smallest:g} would be {100 * smallest:g} points: an error is a fraction, and half a point is 0.005"
+        raise document.error(("report", "smallest_effect"), message)
     if needs_validation(metric, evaluations):
         for cell in cells:
             if not cell.dataset.val_fraction:

@@ -41,6 +41,13 @@ class ReportConfig(BaseModel):
         default="test_error_last",
         description=f"what the verdicts go by: {', '.join(METRICS)}, or a figure of an evaluation",
     )
+    smallest_effect: float | None = Field(
+        default=None,
+        gt=0,
+        allow_inf_nan=False,
+        description="the smallest difference that matters, in the metric's own unit (of an error a fraction: 0.005 is "
+        "half a point); a difference that is clearly smaller gets the verdict practically equal",
+    )
 
 
 class SuiteFile(BaseModel):

@@ -15,14 +15,14 @@ from matplotlib.ticker import MaxNLocator
 from reports import theme
 from reports.figures.arms import drawn_arms
 from reports.figures.drawing import Drawing
-from reports.figures.layout import panels, text_width, wrapped
+from reports.figures.layout import panels, shade, text_width, wrapped
 from reports.figures.series import curves_by, draw_curves, occurring, summarised
 from reports.figures.svg import labelled
 from reports.formats import count, typographic
 from reports.load import Results
 from reports.measures import Measure, measure
-from reports.statistics import BETTER, WORSE, Comparison
-from reports.wording import arm_name
+from reports.statistics import BETTER, PRACTICALLY_EQUAL, WORSE, Comparison
+from reports.wording import arm_name, effect_in_words
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -64,13 +64,17 @@ def forest(results: Results, comparisons: Sequence[Comparison]) -> Drawing | Non
         if not math.isnan(row.low):
             axes.plot([scale * row.low, scale * row.high], [y, y], color=color, linewidth=1.4, solid_capstyle="butt")
         face = color if row.verdict in (BETTER, WORSE) else "white"
-        (point,) = axes.plot(scale * row.difference, y, "o", color=color, markerfacecolor=face, markersize=5)
+        marker = "D" if row.verdict == PRACTICALLY_EQUAL else "o"
+        (point,) = axes.plot(scale * row.difference, y, marker, color=color, markerfacecolor=face, markersize=5)
         interval = _interval_text(row, figure_of)
         labelled(point, [f"{arm_name(row.arm)}, {row.cell}: {interval}, {count(row.pairs, 'pair')}"])
         axes.text((0.2 - left) / plot_width, y, "\n".join(label), transform=beside, va="center", linespacing=1.05)
         axes.text(1.04, y, interval, transform=beside, va="center", fontsize=7.5)
+    smallest = results.plan.suite.report.smallest_effect
+    if smallest is not None:
+        shade(axes, -scale * smallest, scale * smallest)
     axes.axvline(0, color=theme.INK, linewidth=0.8)
-    axes.set_xlim(_forest_limits(shown, scale))
+    axes.set_xlim(_forest_limits(shown, scale, smallest=smallest or 0.0))
     axes.set_ylim(sum(heights) - 0.4, -0.6)
     axes.set_yticks([])
     axes.spines["left"].set_visible(False)
@@ -87,6 +91,11 @@ def forest(results: Results, comparisons: Sequence[Comparison]) -> Drawing | Non
         f"clear after Holm's adjustment over all comparisons, hollow ones are not; an interval shows one comparison "
         f"alone, so it can miss zero where the verdict is still open."
     )
+    if smallest is not None:
+        caption += (
+            f" Band: differences of less than {effect_in_words(smallest, figure_of)}, which do not matter; diamonds "
+            "are practically equal."
+        )
     clear = sum(each.verdict in (BETTER, WORSE) for each in shown)
     alt = f"Forest plot of {len(shown)} paired differences from {reference}; {clear} are clear. Numbers in the table."
     columns = ["cell", "arm", "pairs", "difference", "low", "high", "holm_p", "verdict"]
@@ -137,9 +146,10 @@ def _interval_text(comparison: Comparison, figure_of: Measure) -> str:
     return typographic(f"{texts[0]} [{texts[1]}, {texts[2]}]")
 
 
-def _forest_limits(shown: Sequence[Comparison], scale: int) -> tuple[float, float]:
-    """All means and intervals, whole: an interval that is cut off looks like a narrow one."""
+def _forest_limits(shown: Sequence[Comparison], scale: int, *, smallest: float) -> tuple[float, float]:
+    """All means and intervals, and what is too small to matter, whole: what is cut off looks narrower than it is."""
     ends = [scale * end for each in shown for end in (each.low, each.high, each.difference) if not math.isnan(end)]
+    ends += [-scale * smallest, scale * smallest]
     low, high = min(*ends, 0.0), max(*ends, 0.0)
     margin = 0.06 * (high - low) or 0.5
     return low - max(margin, 0.15 * (high - low) * (low > -margin)), high + max(

@@ -162,6 +162,31 @@ def test_unknown_name(error_of: Callable[[str], str], right: str, wrong: str, er
         ("question: Does it?", "question: 5", "2: question: 5 should be text"),
         ("question: Does it?", 'question: ""', "2: question: is empty"),
         ("seeds: 2", "report: 5", "3: report: 5 should be a mapping"),
+        (
+            "seeds: 2",
+            "report: {smallest_effect: 0}",
+            "3: report.smallest_effect: 0 should be greater than 0",
+        ),
+        (
+            "seeds: 2",
+            "report: {smallest_effect: half a point}",
+            "3: report.smallest_effect: 'half a point' should be a number",
+        ),
+        (
+            "seeds: 2",
+            "report: {smallest_effect: .inf}",
+            "3: report.smallest_effect: inf should be a finite number",
+        ),
+        (
+            "seeds: 2",
+            "report: {smallest_effect: 0.5}",
+            "3: report.smallest_effect: 0.5 would be 50 points: an error is a fraction, and half a point is 0.005",
+        ),
+        (
+            "seeds: 2",
+            "report: {smalest_effect: 0.005}",
+            "3: report.smalest_effect: unknown key; did you mean 'smallest_effect'?",
+        ),
         ("seeds: 2", "evaluate: []", "3: evaluate: is empty"),
         ("seeds: 2", "zip: {training.flip: [true]}", "3: zip: {'training.flip': [True]} should be a list"),
         ("- erm", "- 5", "11: methods[0]: 5 should be a name, or a mapping such as {name: mixup, alpha: 1}"),

@@ -51,7 +51,8 @@ def test_unclear() -> None:
     (comparison,) = compare([pairs(list(-0.005 + SPREAD))])
     assert sentence(comparison, baseline="erm") == (
         "no clear difference between mixup alpha=1 and ERM, 29.5 % against 30.0 %: -0.5 points [-1.7, +0.7], p = 0.32 "
-        "(Holm), 6 seeds; some 40 more seeds would be needed to settle one of this size"
+        "(Holm), 6 seeds, enough for a difference of 1.6 points; some 40 more seeds would be needed to settle one of "
+        "this size"
     )
 
 
@@ -77,9 +78,10 @@ def test_a_verdict_that_the_sign_flip_test_cannot_confirm_is_marked_and_explaine
 
 def test_unclear_for_good() -> None:
     (comparison,) = compare([pairs(list(SPREAD))])
-    assert "0.0 points [-1.2, +1.2], p = 1.00 (Holm), 6 seeds; too small for 1,000 seeds to settle" in sentence(
-        comparison, baseline="erm"
-    )
+    assert (
+        "0.0 points [-1.2, +1.2], p = 1.00 (Holm), 6 seeds, enough for a difference of 1.6 points; one of this "
+        "size is too small for 1,000 seeds to settle"
+    ) in sentence(comparison, baseline="erm")
 
 
 def test_without_spread() -> None:

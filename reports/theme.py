@@ -11,8 +11,11 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.colors import to_hex
 
-FULL_WIDTH = 6.8
-"""Text width of a two-column paper; a figure is printed at its own size, so 8 pt stays 8 pt."""
+COLUMN_WIDTH, FULL_WIDTH = 3.25, 6.75
+"""Inches: a column and the text of the usual two-column paper. A figure of one panel takes a column, others the text.
+
+A figure is printed at its own size, so 8 pt stays 8 pt.
+"""
 
 INK = "#222222"
 FAINT = "#d9d9d9"
@@ -28,6 +31,19 @@ LIGHTEST = 0.8
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
+Dashes = str | tuple[float, tuple[float, ...]]
+
+DASHES: tuple[Dashes, ...] = (
+    "-",
+    (0, (1, 1.2)),
+    (0, (5, 1.2, 1, 1.2)),
+    (0, (8, 2)),
+    (0, (3, 1.1, 1, 1.1, 1, 1.1)),
+    (0, (1, 2.6)),
+    (0, (7, 1.2, 2.5, 1.2)),
+)
+"""Of the lines without markers, in turn: on grey paper two hues can be alike."""
+
 RC: dict[Any, Any] = {
     "font.family": "DejaVu Sans",  # ships with matplotlib: the same picture on every machine
     "font.size": 8,
@@ -38,7 +54,7 @@ RC: dict[Any, Any] = {
     "ytick.labelsize": 7,
     "legend.fontsize": 7.5,
     "legend.frameon": False,
-    "legend.handlelength": 1.8,
+    "legend.handlelength": 2.6,  # two of the longest dashes
     "text.parse_math": False,  # a $ in the name of a folder is no formula, least of all a wrong one
     "text.color": INK,
     "axes.labelcolor": INK,
@@ -72,11 +88,14 @@ class Style:
     color: str
     marker: str
     linestyle: Literal["-", "--"] = "-"
+    """Of its line where that has markers."""
     face: str = ""
     """What its markers are filled with; "" for its colour."""
+    dashes: Dashes = "-"
+    """Of its line where that has no markers."""
 
 
-BASELINE_STYLE = Style(BASELINE, "o", "--", face="white")
+BASELINE_STYLE = Style(BASELINE, "o", "--", face="white", dashes="--")
 
 
 def styles(names: Sequence[str], *, ordered: bool = False) -> dict[str, Style]:
@@ -97,6 +116,5 @@ def shaded(names: Sequence[str]) -> dict[str, Style]:
 
 
 def _styles(names: Sequence[str], colors: Sequence[str]) -> dict[str, Style]:
-    return {
-        name: Style(color, marker) for name, color, marker in zip(names, colors, itertools.cycle(MARKERS), strict=False)
-    }
+    looks = zip(names, colors, itertools.cycle(zip(MARKERS, DASHES, strict=True)), strict=False)
+    return {name: Style(color, marker, dashes=dashes) for name, color, (marker, dashes) in looks}

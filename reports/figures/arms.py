@@ -58,7 +58,7 @@ class DrawnArms:
 
     def handles(self, *, marked: bool = False) -> list[Line2D]:
         """A legend's lines, one per arm.  marked: with the arm's marker."""
-        options = [line(self.styles[arm]) | ({} if marked else {"marker": ""}) for arm in self.arms]
+        options = [line(self.styles[arm], marked=marked) for arm in self.arms]
         return [Line2D([], [], label=arm_name(arm), **option) for arm, option in zip(self.arms, options, strict=True)]
 
 
@@ -102,7 +102,10 @@ def series_of(arm: str) -> str:
     return " ".join(part for part in arm.split() if not part.startswith("alpha="))
 
 
-def line(style: Style) -> dict[str, Any]:
+def line(style: Style, *, marked: bool = True) -> dict[str, Any]:
+    """Options of a line: told from others by its markers, or by its dashes where it has none."""
+    if not marked:
+        return {"color": style.color, "marker": "", "linestyle": style.dashes}
     face = style.face or style.color
     return {"color": style.color, "marker": style.marker, "markerfacecolor": face, "linestyle": style.linestyle}
 

@@ -54,7 +54,7 @@ def reliability(results: Results, _comparisons: Sequence[Comparison]) -> Drawing
             full = own[own["count"] >= MIN_BIN_COUNT]
             axes.plot(100 * full["confidence"], 100 * full["accuracy"], markersize=3, clip_on=False, **line(style))
             edges = 100 * np.append(own["lower"], own["upper"].iloc[-1])
-            strip.stairs(100 * own["share"], edges, color=style.color, linestyle=style.linestyle)
+            strip.stairs(100 * own["share"], edges, color=style.color, linestyle=style.dashes)
         axes.set(xlim=(0, 100), ylim=(0, 100), xticks=range(0, 101, 25), yticks=range(0, 101, 25))
         axes.tick_params(labelbottom=False)
         axes.grid(axis="x")

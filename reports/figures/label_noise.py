@@ -47,9 +47,9 @@ def transitions(results: Results, _comparisons: Sequence[Comparison]) -> Drawing
     named = most_classes <= MOST_NUMBERS
     longest = max(len(name[:LONGEST_NAME]) for cell in cells for name in by_cell[cell][0].class_names)
     margin = 0.3 + (CHARACTER * longest if named else 0.2)
-    columns = min(3 if most_classes <= 10 else 2, max(2, len(cells)))
+    columns = min(3 if most_classes <= 10 else 2, len(cells))
     titles = [
-        f"{cell} (nominal {_rate(by_cell[cell], 'nominal_rate')}, realised {_rate(by_cell[cell], 'realised_rate')})"
+        f"{cell}\nnominal {_rate(by_cell[cell], 'nominal_rate')}, realised {_rate(by_cell[cell], 'realised_rate')}"
         for cell in cells
     ]
     figure, axes_of = panels(titles, x="given label", y="true class", columns=columns, left=margin, bottom=margin)
@@ -127,7 +127,8 @@ def _draw_matrix(axes: Axes, shares: NDArray[np.float64], names: Sequence[str], 
         axes.set_yticks([0, num_classes - 1])
         return
     cut = [name[:LONGEST_NAME] for name in names]
-    axes.set_xticks(range(num_classes), cut, rotation=90, fontsize=6.5)
+    rotation = 90 if max(map(len, cut)) > 2 else 0
+    axes.set_xticks(range(num_classes), cut, rotation=rotation, fontsize=6.5)
     axes.set_yticks(range(num_classes), cut, fontsize=6.5)
     axes.tick_params(length=0, pad=2)
     size = min(6.5, 45 * size_in_inches(axes)[0] / num_classes)

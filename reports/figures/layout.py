@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-import textwrap
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 
+import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -25,11 +28,20 @@ X_LABEL_HEIGHT = 0.42
 TICKS_HEIGHT = 0.2
 """Inches below a panel that its tick labels take by themselves."""
 
+TITLE_SIZE, HEADING_SIZE = 8.5, 8.5
+"""Points."""
+
 CHARACTER = 0.062
 """Inches that a character takes at 7 pt, on average and with some to spare."""
 
-LEGEND_LINE = 0.165
-"""Inches from one line of a legend to the next."""
+LEGEND_LINE, LEGEND_FURTHER_LINE = 0.165, 0.125
+"""Inches from one entry of a legend to the next, and more for each further line of one."""
+
+LEGEND_HANDLE, LEGEND_GAP = 0.36, 0.16
+"""Inches of an entry before its text, and between two columns of entries."""
+
+ROW_HEADING, HEADING_LINE = 0.26, 0.14
+"""Inches for a heading of one line above a row of a grid, and for each further line."""
 
 COLUMN_TITLE = 0.16
 """Inches above the panels of a grid for the titles of its columns, or for what stands in their place."""
@@ -52,15 +64,27 @@ def text_width(text: str, size: float) -> float:
 
 
 def wrapped(text: str, size: float, *, width: float) -> list[str]:
-    """The text in lines of at most `width` inches, but for a word that is wider by itself."""
+    """The text in lines of at most `width` inches. A word that is wider by itself is broken where the line ends.
+
+    A % stays with its number.
+    """
     lines = [""]
-    for word in text.split():
+    words = re.findall(r"\S+(?: %\S*)?", text)
+    for word in itertools.chain.from_iterable(_pieces(word, size, width) for word in words):
         longer = f"{lines[-1]} {word}".lstrip()
         if lines[-1] and text_width(longer, size) > width:
             lines.append(word)
         else:
             lines[-1] = longer
     return lines
+
+
+def _pieces(word: str, size: float, width: float) -> Iterator[str]:
+    while text_width(word, size) > width and len(word) > 1:
+        end = max(1, sum(text_width(word[:end], size) <= width for end in range(1, len(word))))
+        yield word[:end]
+        word = word[end:]
+    yield word
 
 
 def size_in_inches(axes: Axes) -> tuple[float, float]:
@@ -91,15 +115,15 @@ def panels(
     """
     columns = columns or {1: 1, 2: 2, 4: 2}.get(len(titles), 3)
     rows = math.ceil(len(titles) / columns)
-    width = theme.FULL_WIDTH / max(2, columns)
+    width = theme.COLUMN_WIDTH if columns == 1 else theme.FULL_WIDTH / columns
     panel_width = width - left - RIGHT
     panel_height = panel_width if height is None else height
-    letters = round(panel_width / 0.075)
-    wrapped = [[part for row in title.splitlines() for part in textwrap.wrap(row, letters)] for title in titles]
-    top = 0.1 + 0.14 * max(map(len, wrapped))
+    lines = [_title_lines(title, panel_width + RIGHT / 2) for title in titles]
+    top = 0.1 + HEADING_LINE * max(map(len, lines))
     gap = 0.08 if strip else 0.0
     row_height = top + panel_height + gap + strip + bottom
-    legend_columns, legend_height = _legend_shape(handles, columns * width)
+    legend = _Legend.of(handles, columns * width - left)
+    legend_height = legend.height
     total_width, total_height = columns * width, legend_height + rows * row_height
     figure = Figure(figsize=(total_width, total_height))
 
@@ -114,13 +138,13 @@ def panels(
 
     uppers = [place(index, top, panel_height) for index in range(len(titles))]
     strips = [place(index, top + panel_height + gap, strip) for index in range(len(titles))] if strip else []
-    for index, (axes, lines) in enumerate(zip(uppers, wrapped, strict=True)):
-        axes.set_title("\n".join(lines), y=1.0)
+    for index, (axes, title) in enumerate(zip(uppers, lines, strict=True)):
+        axes.set_title("\n".join(title), y=1.0)
         axes.set_ylabel(y if index % columns == 0 else "")
     for axes in strips or uppers:
         axes.set_xlabel(x)
         axes.xaxis.set_label_coords(0.5, -(bottom - 0.18) / (strip or panel_height))
-    _legend(figure, handles, legend_columns, left=left)
+    legend.draw(figure, left=left)
     return figure, uppers + strips
 
 
@@ -134,32 +158,41 @@ def grid(
     handles: Sequence[Artist] = (),
     shared_x: bool = False,
     ticks_height: float = TICKS_HEIGHT,
+    width: float = theme.FULL_WIDTH,
+    left: float = LEFT,
 ) -> tuple[Figure, list[list[Axes]]]:
-    """A panel for every row and column, over the full width, each row under its own heading.
+    """A panel for every row and column, over the whole `width`, each row under its own heading.
 
     y: one axis label for each column, or one for all, which then share the scale.  shared_x: tick labels,
-    `ticks_height` inches of them, below the last row only.
+    `ticks_height` inches of them, below the last row only.  left: inches for tick labels and axis label.
     """
     shared_y = len(y) == 1
     gap = 0.12 if shared_y else BETWEEN
-    panel_width = (theme.FULL_WIDTH - LEFT - RIGHT - gap * (len(columns) - 1)) / len(columns)
-    heading = 0.26
+    panel_width = (width - left - RIGHT - gap * (len(columns) - 1)) / len(columns)
+    lines = [wrapped(row, HEADING_SIZE, width=width - left) if row else [] for row in rows]
+    headings = [ROW_HEADING + HEADING_LINE * (len(each) - 1) for each in lines]
+    above = 0.06 + HEADING_LINE * max(len(title.splitlines()) for title in columns) if any(columns) else 0.0
+    above = max(COLUMN_TITLE, above)
     below = [ticks_height if row == len(rows) - 1 or not shared_x else 0.06 for row in range(len(rows))]
-    legend_columns, legend_height = _legend_shape(handles, theme.FULL_WIDTH)
+    legend = _Legend.of(handles, width - left)
     label_height = X_LABEL_HEIGHT - TICKS_HEIGHT if x else 0.0
-    row_heights = [heading + COLUMN_TITLE + height + each for each in below]
-    total_height = legend_height + sum(row_heights) + label_height
-    figure = Figure(figsize=(theme.FULL_WIDTH, total_height))
+    row_heights = [heading + above + height + each for heading, each in zip(headings, below, strict=True)]
+    total_height = legend.height + sum(row_heights) + label_height
+    figure = Figure(figsize=(width, total_height))
     found: list[list[Axes]] = []
-    from_top = legend_height
-    for row, title in enumerate(rows):
+    from_top = legend.height
+    for row, heading in enumerate(headings):
         figure.text(
-            (LEFT - 0.1) / theme.FULL_WIDTH, 1 - (from_top + heading - 0.05) / total_height, title, fontsize=8.5
+            (left - 0.1) / width,
+            1 - (from_top + heading - 0.05) / total_height,
+            "\n".join(lines[row]),
+            fontsize=HEADING_SIZE,
+            linespacing=1.15,
         )
-        bottom = total_height - from_top - heading - COLUMN_TITLE - height
+        bottom = total_height - from_top - heading - above - height
         found.append([])
         for column, column_title in enumerate(columns):
-            axes = _axes(figure, (LEFT + column * (panel_width + gap), bottom, panel_width, height))
+            axes = _axes(figure, (left + column * (panel_width + gap), bottom, panel_width, height))
             axes.set_title(column_title, y=1.0, fontsize=7, pad=3)
             if column == 0 or not shared_y:
                 axes.set_ylabel(y[0 if shared_y else column])
@@ -173,7 +206,7 @@ def grid(
             axes.tick_params(labelbottom=row == len(rows) - 1 or not shared_x)
             found[row].append(axes)
         from_top += row_heights[row]
-    _legend(figure, handles, legend_columns, left=LEFT)
+    legend.draw(figure, left=left)
     return figure, found
 
 
@@ -189,22 +222,44 @@ def _axes(figure: Figure, box: tuple[float, float, float, float]) -> Axes:
     return figure.add_axes((box[0] / width, box[1] / height, box[2] / width, box[3] / height))
 
 
-def _legend(figure: Figure, handles: Sequence[Artist], columns: int, *, left: float) -> None:
-    if handles:
-        figure.legend(
-            handles=list(handles),
-            loc="upper left",
-            bbox_to_anchor=((left - 0.1) / figure.get_figwidth(), 1),
-            ncols=columns,
-            borderaxespad=0.3,
-            columnspacing=1.5,
-        )
+def _title_lines(title: str, width: float) -> list[str]:
+    """A title in lines of at most `width` inches; its own line breaks stay."""
+    return [part for row in title.splitlines() for part in wrapped(row, TITLE_SIZE, width=width)]
 
 
-def _legend_shape(handles: Sequence[Artist], width: float) -> tuple[int, float]:
-    """How many columns a legend has in `width` inches, and its height in inches."""
-    if not handles:
-        return 1, 0.0
-    longest = max(len(str(each.get_label())) for each in handles)
-    columns = max(1, min(len(handles), int((width - 0.5) / (0.42 + CHARACTER * longest))))
-    return columns, 0.1 + LEGEND_LINE * math.ceil(len(handles) / columns)
+@dataclass(frozen=True)
+class _Legend:
+    """The legend above all panels. height: in inches, 0 where there is none."""
+
+    handles: Sequence[Artist]
+    columns: int
+    height: float
+
+    @classmethod
+    def of(cls, handles: Sequence[Artist], width: float) -> _Legend:
+        """As many columns as fit in `width` inches; where one entry is too long for it, its text is wrapped."""
+        if not handles:
+            return cls((), 1, 0.0)
+        size = theme.RC["legend.fontsize"]
+        widest = width - LEGEND_HANDLE - 0.1
+        for each in handles:
+            each.set_label("\n".join(wrapped(str(each.get_label()), size, width=widest)))
+        labels = [str(each.get_label()).splitlines() for each in handles]
+        widths = [LEGEND_HANDLE + max(text_width(part, size) for part in label) for label in labels]
+        for columns in range(len(handles), 0, -1):
+            own = np.array_split(widths, columns)  # as matplotlib fills the columns of a legend
+            if sum(each.max() for each in own) + LEGEND_GAP * (columns - 1) <= width - 0.05 or columns == 1:
+                break
+        heights = [LEGEND_LINE + LEGEND_FURTHER_LINE * (len(label) - 1) for label in labels]
+        return cls(handles, columns, 0.1 + max(each.sum() for each in np.array_split(heights, columns)))
+
+    def draw(self, figure: Figure, *, left: float) -> None:
+        if self.handles:
+            figure.legend(
+                handles=list(self.handles),
+                loc="upper left",
+                bbox_to_anchor=((left - 0.1) / figure.get_figwidth(), 1),
+                ncols=self.columns,
+                borderaxespad=0.3,
+                columnspacing=1.5,
+            )

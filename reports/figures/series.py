@@ -68,8 +68,7 @@ def draw_curve(
     """A line through the means, on a band of their intervals."""
     if band:
         axes.fill_between(x, low, high, color=style.color, alpha=0.16, linewidth=0)
-    options = line(style) if markers else line(style) | {"marker": ""}
-    axes.plot(x, mean, markersize=3, clip_on=not markers, **options)
+    axes.plot(x, mean, markersize=3, clip_on=not markers, **line(style, marked=markers))
 
 
 def draw_epochs(

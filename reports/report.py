@@ -14,6 +14,7 @@ from reports.figures.drawing import Files
 from reports.formats import csv_bytes
 from reports.load import Results, load
 from reports.measures import measure
+from reports.published import published_frame
 from reports.secondary import secondary_comparisons, secondary_frame
 from reports.statistics import Comparison, Pairs, compare, pairs_of, settled_pairs
 
@@ -63,6 +64,7 @@ def render(plan: Plan, store: Store, out_dir: Path, *, refresh_seconds: int | No
         "secondary.csv": secondary_frame(results, secondary),
         "corruptions.csv": tables.corruption_frame(results),
         "chosen.csv": chosen_frame(chosen_on_validation(results)),
+        "published.csv": published_frame(results),
     }
     for name, content in further.items():
         if content.empty:

@@ -13,6 +13,7 @@ from reports.figures.robustness import EXTRA
 from reports.formats import count
 from reports.load import CLEAN, Results
 from reports.measures import ATTACKS, SCALED, measure
+from reports.published import published_section
 from reports.recommendation import recommendation_section
 from reports.secondary import secondary_table
 from reports.section import Findings, Folded, Section
@@ -38,6 +39,7 @@ def sections(findings: Findings, drawn: Collection[str]) -> list[Section]:
         _ood,
         _attacks,
         _in_between,
+        published_section,
     )
     found = []
     for make in makers:

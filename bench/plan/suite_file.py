@@ -6,10 +6,28 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
+from bench.plan.config import known
 from bench.plan.document import shown
 
 METRICS = ("test_error_last", "test_error_val_selected", "test_error_median10", "test_error_oracle")
 
+PUBLICATIONS = (
+    "mixup",
+    "mixup-authors-code",
+    "manifold-mixup",
+    "cutmix",
+    "openmixup",
+    "augmix",
+    "robustbench",
+    "uncertainty-baselines",
+    "eua-cal",
+    "dividemix",
+    "cifar-n",
+    "hysts",
+    "leehomyc",
+    "tensorpack",
+)
+"""Whose numbers there are (reports/published)."""
 
 MOST_SEEDS = 100
 """Up to here seeds may be added one by one: for so many looks the law of the least p takes seconds to work out."""
@@ -48,6 +66,24 @@ class ReportConfig(BaseModel):
         description="the smallest difference that matters, in the metric's own unit (of an error a fraction: 0.005 is "
         "half a point); a difference that is clearly smaller gets the verdict practically equal",
     )
+    published: tuple[Annotated[str, Field(json_schema_extra={"enum": list(PUBLICATIONS)})], ...] | None = Field(
+        default=None,
+        strict=False,
+        description="whose published numbers stand beside ours; unsaid, all that match; [] for none",
+    )
+
+    @field_validator("published", mode="before")
+    @classmethod
+    def _known(cls, names: Any) -> Any:
+        if names is None:
+            return None
+        if not isinstance(names, list | tuple):
+            raise ValueError(f"{shown(names)} should be a list of publications, such as [mixup], or [] for none")
+        for name in names:
+            known(str(name), PUBLICATIONS, what="publication")
+        if len(set(names)) < len(names):
+            raise ValueError(f"{shown(list(names))} names one twice")
+        return tuple(names)
 
 
 class SuiteFile(BaseModel):

@@ -19,6 +19,7 @@ from reports.figures.errors import forest, learning_curves
 from reports.figures.in_between import in_between
 from reports.figures.label_noise import memorisation, transitions
 from reports.figures.layout import MOST_CELLS
+from reports.figures.published import published
 from reports.figures.robustness import attacks, corruption_kinds, corruption_severity, ood
 from reports.figures.training import lam, training_errors
 from reports.load import Results
@@ -41,6 +42,7 @@ FIGURES: dict[str, Callable[[Results, Sequence[Comparison]], Drawing | None]] = 
     "ood": ood,
     "attacks": attacks,
     "in_between": in_between,
+    "published": published,
 }
 
 

@@ -28,8 +28,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from bench.results.mlflow_suite import EXPERIMENT_KIND, artifact_folder, experiment_tags, plan_record, report_note
-from bench.results.mlflow_trial import Point, TrialRun, milliseconds, read_trial, swept_options, trial_standing
-from bench.results.mlflow_view import deep_link, saved_view, view_tag
+from bench.results.mlflow_trial import (
+    GIVEN_NAME,
+    DataSet,
+    Point,
+    TrialRun,
+    milliseconds,
+    plan_naming,
+    read_trial,
+    trial_standing,
+)
+from bench.results.mlflow_view import deep_link, saved_views
 from bench.results.store import Busy, Store, exclusive
 
 if TYPE_CHECKING:
@@ -99,11 +108,14 @@ class _Run:
     """What MLflow has of one trial."""
 
     run_id: str
+    name: str
     status: str
     end_ms: int | None
     tags: dict[str, str]
     params: dict[str, str]
     metrics: dict[str, float]
+    inputs: set[tuple[str, str]]
+    """Names and digests of its data sets."""
 
     @property
     def published_epoch(self) -> int:
@@ -112,11 +124,15 @@ class _Run:
 
 @dataclass
 class _Connection:
-    """A client, its experiment, and the trials' runs once they have been looked up."""
+    """A client, its experiment, and the trials' runs once they have been looked up.
+
+    takes_inputs: False once MLflow has refused a run's data sets.
+    """
 
     client: Any
     experiment_id: str
     runs: dict[str, _Run] | None = None
+    takes_inputs: bool = True
 
 
 def default_tracking_uri(store: Store) -> str:
@@ -138,7 +154,7 @@ class Publisher:
         self._store = store
         self._plan = plan
         self._experiment = experiment
-        self._swept = swept_options(plan)
+        self._naming = plan_naming(plan)
         self._paths = {planned.trial_id: _paths(store, planned.trial_id) for planned in plan.trials}
         self._mirrored: dict[str, Signature] = {}
         self._running: set[str] = set()
@@ -304,7 +320,7 @@ class Publisher:
         for key, value in experiment_tags(self._plan).items():
             if experiment.tags.get(key) != value:
                 client.set_experiment_tag(experiment.experiment_id, key, value)
-        self._notes = self._save_view(client, experiment, mlflow.__version__)
+        self._notes = self._save_views(client, experiment, mlflow.__version__)
         self._experiment_id = experiment.experiment_id
         self._connection = _Connection(client, experiment.experiment_id)
         return self._connection
@@ -315,16 +331,17 @@ class Publisher:
             return None
         return (self._store.root.absolute() / "mlflow-artifacts" / self._experiment).as_uri()
 
-    def _save_view(self, client: Any, experiment: Any, version: str) -> tuple[str, ...]:
-        """Save the chart view once per plan; what it left undone."""
-        tag = view_tag(self._plan.plan_id)
-        if tag in experiment.tags:
+    def _save_views(self, client: Any, experiment: Any, version: str) -> tuple[str, ...]:
+        """Save the plan's chart views, but none that a user has changed in the page; what it left undone."""
+        views = [view for view in saved_views(self._plan) if view.replaces(experiment.tags.get(view.tag))]
+        if not views:
             return ()
         if version.split(".")[0] != "3":
             return (f"no saved chart view: its format is known for MLflow 3, not for {version}",)
         try:
-            view = saved_view(self._plan, created_ms=milliseconds(time.time()))
-            client.set_experiment_tag(experiment.experiment_id, tag, view)
+            for view in views:
+                content = view.content(now_ms=milliseconds(time.time()))
+                client.set_experiment_tag(experiment.experiment_id, view.tag, content)
         except Exception as error:  # looks only
             return (f"no saved chart view: {_reason(error)}",)
         return ()
@@ -374,7 +391,7 @@ class Publisher:
     def _mirror(self, connection: _Connection, planned: PlannedTrial) -> int:
         """Bring one trial's run up to its folder; the number of metric points that were sent."""
         trial_id = planned.trial_id
-        content = read_trial(planned, self._plan, self._store.trial(trial_id), swept=self._swept)
+        content = read_trial(planned, self._plan, self._store.trial(trial_id), naming=self._naming)
         if content is None:
             return 0
         assert connection.runs is not None
@@ -383,11 +400,25 @@ class Publisher:
             run = _new_run(connection, content.name, content.start_ms, content.tags)
             connection.runs[trial_id] = run
         points = _write(connection.client, run, content)
+        self._write_inputs(connection, run, content)
         if content.status == "RUNNING":
             self._running.add(trial_id)
         else:
             self._running.discard(trial_id)
         return points
+
+    def _write_inputs(self, connection: _Connection, run: _Run, content: TrialRun) -> None:
+        """Name the run's data sets; where MLflow does not take them, a note says so, and the trials go on."""
+        lacking = [each for each in content.inputs if (each.name, each.digest) not in run.inputs]
+        if not lacking or not connection.takes_inputs:
+            return
+        try:
+            _log_inputs(connection.client, run.run_id, lacking)
+        except Exception as error:
+            connection.takes_inputs = False
+            self._notes = (*self._notes, f"data sets are not shown: {_reason(error)}")
+            return
+        run.inputs |= {(each.name, each.digest) for each in lacking}
 
     def _write_report(
         self, connection: _Connection, files: Sequence[Path], verdicts: Sequence[str], *, deadline: float
@@ -396,7 +427,7 @@ class Publisher:
         identity = {"role": "suite", "suite": plan.suite.name, "suite_version": str(plan.suite.version)}
         where = " AND ".join(f"tags.{key} = '{value}'" for key, value in identity.items())
         found = list(_search(client, [connection.experiment_id], where))
-        name = f"report · {plan.suite.name} v{plan.suite.version}"
+        name = f"report | {plan.suite.name} v{plan.suite.version}"
         run = found[-1] if found else _new_run(connection, name, milliseconds(time.time()), identity)
         for other in found[:-1]:  # left by a request that timed out, and yet was heard
             client.delete_run(other.run_id)
@@ -546,7 +577,9 @@ def _search(client: Any, experiment_ids: list[str], where: str) -> Iterator[_Run
         page = client.search_runs(experiment_ids, where, max_results=1000, page_token=token)
         for run in page:
             tags, params, metrics = (dict(values) for values in (run.data.tags, run.data.params, run.data.metrics))
-            yield _Run(run.info.run_id, run.info.status, run.info.end_time, tags, params, metrics)
+            info, given = run.info, getattr(run.inputs, "dataset_inputs", None) or ()
+            inputs = {(each.dataset.name, each.dataset.digest) for each in given}
+            yield _Run(info.run_id, info.run_name, info.status, info.end_time, tags, params, metrics, inputs)
         token = page.token
         if not token:
             return
@@ -554,13 +587,31 @@ def _search(client: Any, experiment_ids: list[str], where: str) -> Iterator[_Run
 
 def _new_run(connection: _Connection, name: str, start_ms: int, tags: dict[str, str]) -> _Run:
     run = connection.client.create_run(connection.experiment_id, start_time=start_ms, tags=tags, run_name=name)
-    return _Run(run.info.run_id, "RUNNING", None, dict(tags), {}, {})
+    return _Run(run.info.run_id, name, "RUNNING", None, dict(tags), {}, {}, set())
+
+
+def _log_inputs(client: Any, run_id: str, data_sets: Sequence[DataSet]) -> None:
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    client.log_inputs(
+        run_id,
+        datasets=[
+            DatasetInput(
+                Dataset(each.name, each.digest, "code", each.source, profile=each.profile),
+                [InputTag("mlflow.data.context", each.context)],
+            )
+            for each in data_sets
+        ],
+    )
 
 
 def _write(client: Any, run: _Run, content: TrialRun) -> int:
     """Send what the run lacks: tags and parameters, new epochs and final scalars in batches, then its status."""
     from mlflow.entities import Metric, Param, RunTag
 
+    if content.name != run.name == run.tags.get(GIVEN_NAME, run.name):  # none that a user has chosen
+        client.update_run(run.run_id, name=content.name)
+        run.name = content.name
     plans = dict.fromkeys([*run.tags.get("plan_id", "").split(), content.tags["plan_id"]])
     wanted = {**content.tags, "plan_id": " ".join(plans)}
     tags = {key: value for key, value in wanted.items() if run.tags.get(key) != value}

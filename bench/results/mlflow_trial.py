@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from bench.results.mlflow_names import condition_names, run_names
 from bench.results.store import Json, TrialFolder, last_per_epoch
 
 if TYPE_CHECKING:
@@ -62,6 +63,12 @@ NOT_SHOWN = {
     *("dataset.fingerprint", "label_noise.fingerprint"),
 }
 
+GIVEN_NAME = "given_name"
+"""The tag with the name that we gave a run; one that a user has renamed has another by now."""
+
+DIGEST_DIGITS = 12
+"""Of the data's SHA-256, so that the page's column has room; MLflow takes 36 and gives its own data sets 8."""
+
 LONGEST_TAG = 5000
 """Characters; MLflow takes 8000 and its older versions 5000."""
 
@@ -77,11 +84,27 @@ class Point:
 
 
 @dataclass(frozen=True)
+class DataSet:
+    """What a run was trained or tested on, as MLflow shows it in its column of data sets.
+
+    MLflow keeps one record per name and digest, and the first one stands; so the name has the number of images.
+    context: "training" or "testing".  digest: of the data set's arrays, before label noise.
+    source: JSON, of MLflow's source type "code".  profile: facts as JSON.
+    """
+
+    name: str
+    digest: str
+    context: str
+    source: str
+    profile: str
+
+
+@dataclass(frozen=True)
 class TrialRun:
     """One trial as an MLflow run.
 
     epochs: the points of every durable epoch, in order of epoch: one that a resume cannot do again, because a
-    checkpoint covers it or the trial is finished.
+    checkpoint covers it or the trial is finished.  inputs: of a finished trial, what it was trained and tested on.
     """
 
     name: str
@@ -92,6 +115,7 @@ class TrialRun:
     tags: dict[str, str]
     epochs: tuple[tuple[int, tuple[Point, ...]], ...]
     finals: tuple[Point, ...]
+    inputs: tuple[DataSet, ...]
 
 
 @dataclass(frozen=True)
@@ -132,7 +156,23 @@ def trial_standing(folder: TrialFolder) -> Standing | None:
     return Standing(status, word, end_ms, events, final, failed)
 
 
-def read_trial(planned: PlannedTrial, plan: Plan, folder: TrialFolder, *, swept: frozenset[str]) -> TrialRun | None:
+@dataclass(frozen=True)
+class Naming:
+    """What the plan as a whole decides of its runs.
+
+    swept: see swept_options.  conditions: by (cell, arm).  runs: by trial id.
+    """
+
+    swept: frozenset[str]
+    conditions: dict[tuple[str, str], str]
+    runs: dict[str, str]
+
+
+def plan_naming(plan: Plan) -> Naming:
+    return Naming(swept_options(plan), condition_names(plan), run_names(plan))
+
+
+def read_trial(planned: PlannedTrial, plan: Plan, folder: TrialFolder, *, naming: Naming) -> TrialRun | None:
     """The run that mirrors a trial's folder; None while the trial has not started."""
     standing = trial_standing(folder)
     if standing is None:
@@ -142,6 +182,8 @@ def read_trial(planned: PlannedTrial, plan: Plan, folder: TrialFolder, *, swept:
     started = last.get("started", {})
     tags = {
         **identity_tags(planned, plan),
+        "condition": naming.conditions[planned.cell, planned.arm],
+        GIVEN_NAME: naming.runs[planned.trial_id],
         "status": standing.word,
         "device": started.get("device"),
         "hostname": started.get("host"),
@@ -150,14 +192,15 @@ def read_trial(planned: PlannedTrial, plan: Plan, folder: TrialFolder, *, swept:
         "traceback": str(failed.get("traceback") or "")[-LONGEST_TAG:],  # the error stands at its end
     }
     return TrialRun(
-        name=f"{planned.arm} · {planned.cell} · seed {planned.trial.seed}",
+        name=naming.runs[planned.trial_id],
         status=standing.status,
         start_ms=milliseconds(events[0]["time"]),
         end_ms=None if standing.status == "RUNNING" else standing.end_ms,
-        params=_params(planned, swept),
+        params=trial_params(planned, naming.swept),
         tags={key: str(value)[:LONGEST_TAG] for key, value in tags.items() if value},
         epochs=tuple((event["epoch"], _epoch_points(event)) for event in durable_epochs(events, finished=bool(final))),
         finals=tuple(_final_points(planned, folder, final, standing.end_ms)) if final is not None else (),
+        inputs=_data_sets(planned, final) if final is not None else (),
     )
 
 
@@ -177,7 +220,7 @@ def identity_tags(planned: PlannedTrial, plan: Plan) -> dict[str, str]:
 
 def swept_options(plan: Plan) -> frozenset[str]:
     """The options, such as "training.momentum", in which the plan's trials differ."""
-    options = [_options(planned) for planned in plan.trials]
+    options = [_options(planned) for planned in plan.suite_trials]
     keys = {key for option in options for key in option} - NOT_SHOWN
     return frozenset(key for key in keys if len({repr(option.get(key)) for option in options}) > 1)
 
@@ -209,7 +252,7 @@ def milliseconds(seconds: float) -> int:
     return round(1000 * seconds)
 
 
-def _params(planned: PlannedTrial, swept: frozenset[str]) -> dict[str, str]:
+def trial_params(planned: PlannedTrial, swept: frozenset[str]) -> dict[str, str]:
     """Parameters as text. They follow from the trial alone, because MLflow lets nobody change one."""
     trial = planned.trial
     options = _options(planned)
@@ -258,3 +301,21 @@ def _final_points(planned: PlannedTrial, folder: TrialFolder, final: Json, end_m
     points |= {f"final/{name.replace('_last', '')}": value for name, value in final["metrics"].items()}
     points["time/total_seconds"] = final.get("total_seconds")
     return [Point(key, float(value), end_ms, 0) for key, value in sorted(points.items()) if value is not None]
+
+
+def _data_sets(planned: PlannedTrial, final: Json) -> tuple[DataSet, ...]:
+    data = final.get("data") or {}
+    if not data.get("sha256"):
+        return ()
+    dataset = planned.trial.dataset
+    source = json.dumps({"tags": {"mlflow.source.name": "mixup-bench", "dataset": dataset.display_name}})
+    return tuple(
+        DataSet(
+            f"{dataset.display_name} {split} n={data[count]}"[-500:],
+            str(data["sha256"])[:DIGEST_DIGITS],
+            context,
+            source,
+            json.dumps({count: data[count], "num_classes": data["num_classes"]}),
+        )
+        for split, count, context in (("train", "n_train", "training"), ("test", "n_test", "testing"))
+    )

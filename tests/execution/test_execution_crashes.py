@@ -338,7 +338,7 @@ def test_damaged_logits_are_no_ground_for_a_record(undisturbed, planned, tmp_pat
 @pytest.mark.parametrize(("first", "second"), [(-86400.0, -86400.0), (0.0, -7200.0), (86400.0, 0.0), (-5.0, 90000.0)])
 def test_a_clock_that_jumps_changes_no_duration_and_no_number(planned, cache, undisturbed, tmp_path, first, second):
     """Within both attempts and between them. MLflow's runs do not end before they start either."""
-    from bench.results.mlflow_trial import read_trial
+    from bench.results.mlflow_trial import Naming, read_trial
 
     task = make_task(planned, tmp_path, cache=cache)
     began = time.monotonic()
@@ -356,7 +356,8 @@ def test_a_clock_that_jumps_changes_no_duration_and_no_number(planned, cache, un
     class OnlyThis:
         plan_id, suite = "plan", type("Suite", (), {"name": "durable", "version": 1})
 
-    shown = read_trial(planned, OnlyThis, folder, swept=frozenset())
+    naming = Naming(frozenset(), {(planned.cell, planned.arm): "erm"}, {planned.trial_id: "erm | seed 0"})
+    shown = read_trial(planned, OnlyThis, folder, naming=naming)
     assert shown.status == "FINISHED"
     assert shown.start_ms <= shown.end_ms
 

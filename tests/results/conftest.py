@@ -55,6 +55,9 @@ def epoch_event(epoch: int, *, seconds: float | None = None, **changes: Any) -> 
 
 POINTS_PER_EPOCH = 8
 
+DATA = {"sha256": "0123456789abcdef" * 4, "n_train": 900, "n_val": 100, "n_test": 797, "num_classes": 10}
+"""What every trial was trained on."""
+
 
 class Worker:
     """Writes one trial's folder, at times of its own choosing."""
@@ -78,7 +81,7 @@ class Worker:
 
     def finish(self, *, seconds: float = 100.0, status: str = "completed", **metrics: float) -> None:
         self.log("finished", seconds=seconds, status=status)
-        self.folder.write_final({"status": status, "metrics": metrics, "total_seconds": 9.5})
+        self.folder.write_final({"status": status, "metrics": metrics, "total_seconds": 9.5, "data": DATA})
 
     def complete(self, *, epochs: int = 4) -> None:
         """The whole life of a trial that nothing disturbs."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import sqlite3
 import subprocess
@@ -18,7 +19,7 @@ import pytest
 
 from bench.plan.plan import Plan, PlannedTrial
 from bench.results.mlflow import Publisher, PublisherThread, default_tracking_uri
-from bench.results.mlflow_view import run_filter
+from bench.results.mlflow_view import run_filter, saved_views
 from bench.results.store import Store
 
 if TYPE_CHECKING:
@@ -121,6 +122,73 @@ def test_publishing_again_changes_nothing(
     publish()  # which remembers nothing
     assert count(database, "runs") == 12
     assert rows(database, "SELECT * FROM metrics ORDER BY 1, 2, 3, 4, 5") == before
+
+
+def inputs(run: Any) -> list[tuple[str, str, str]]:
+    """Context, name and digest of a run's data sets."""
+    given = [(each.tags[0].value, each.dataset.name, each.dataset.digest) for each in run.inputs.dataset_inputs]
+    return sorted(given)
+
+
+def test_a_run_names_its_data_sets_once(
+    plan: Plan, worker: MakeWorker, database: Path, publish: Callable[..., Publisher]
+) -> None:
+    for planned in plan.trials[:2]:
+        worker(planned).complete()
+    publish()
+    publish()
+    digest = "0123456789ab"
+    for run in runs(database).values():
+        assert inputs(run) == [("testing", "digits test n=797", digest), ("training", "digits train n=900", digest)]
+    assert (count(database, "datasets"), count(database, "inputs")) == (2, 4)
+
+
+def test_an_mlflow_that_refuses_data_sets_gets_all_the_rest(
+    store: Store, plan: Plan, worker: MakeWorker, database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow import MlflowClient, MlflowException
+
+    for planned in plan.trials[:3]:
+        worker(planned).complete()
+    asked = []
+
+    def refuse(self: MlflowClient, run_id: str, **_: Any) -> None:
+        asked.append(run_id)
+        raise MlflowException("no such thing")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, "log_inputs", refuse)
+        with Publisher(store, plan, tracking_uri=f"sqlite:///{database}", experiment="digits") as publisher:
+            outcome = publisher.publish_once()
+    assert (outcome.published, outcome.error, len(asked)) == (3, "", 1)
+    assert outcome.notes == ("data sets are not shown: no such thing",)
+    assert {run.info.status for run in runs(database).values()} == {"FINISHED"}
+    assert count(database, "metrics") == 3 * POINTS
+    with Publisher(store, plan, tracking_uri=f"sqlite:///{database}", experiment="digits") as publisher:
+        assert publisher.publish_once().notes == ()
+    assert [len(inputs(run)) for run in runs(database).values()] == [2, 2, 2]
+
+
+def test_a_run_takes_the_name_of_its_plan_unless_a_user_named_it(
+    plan: Plan, small_plan: Plan, worker: MakeWorker, database: Path, publish: Callable[..., Publisher]
+) -> None:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=f"sqlite:///{database}")
+    ours, theirs = plan.trials[:2]
+    one_cell = Plan(plan.suite, tuple(each for each in plan.trials if each.cell == ours.cell), (ours.cell,))
+    for planned in (ours, theirs):
+        worker(planned).complete()
+    publish(one_cell)
+    published = runs(database)
+    assert published[ours.trial_id].info.run_name == "erm | seed 0"
+    client.update_run(published[theirs.trial_id].info.run_id, name="look at this one")
+    for _ in range(2):
+        publish(plan)
+        found = runs(database)
+        assert found[ours.trial_id].info.run_name == "erm | clean | seed 0"
+        assert found[theirs.trial_id].info.run_name == "look at this one"
+    assert count(database, "runs") == 2
 
 
 def test_points_sent_again_after_a_crash_before_their_tag_are_ignored(
@@ -409,7 +477,8 @@ def test_the_experiment_says_how_to_read_it(store: Store, plan: Plan, database: 
     assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
     assert experiment.tags["mlflow.experiment.primaryMetric.name"] == "final/test_error"
     assert "Does mixup help?" in experiment.tags["mlflow.note.content"]
-    assert f"mlflow.sharedViewState.bench-{plan.plan_id}" in experiment.tags
+    views = {tag for tag in experiment.tags if tag.startswith("mlflow.sharedViewState.")}
+    assert views == {f"mlflow.sharedViewState.bench-{plan.plan_id}{which}" for which in ("", "-seeds")}
     assert experiment.artifact_location == f"file://{store.root}/mlflow-artifacts/digits"
     assert f"experiments/{experiment.experiment_id}/" in str(publisher.link("http://x"))
     assert count(database, "experiments") == 2  # MLflow's own, and ours
@@ -437,6 +506,29 @@ def test_a_view_that_cannot_be_saved_costs_nothing_but_a_note(
         outcome = publisher.publish_once()
     assert (outcome.published, outcome.error) == (1, "")
     assert "4.0.0" in outcome.notes[0]
+
+
+def test_a_view_that_a_user_has_changed_stays_and_an_older_one_of_ours_does_not(
+    store: Store, plan: Plan, database: Path
+) -> None:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=f"sqlite:///{database}")
+    means, seeds = saved_views(plan)
+
+    def prepare() -> dict[str, str]:
+        Publisher(store, plan, tracking_uri=f"sqlite:///{database}", experiment="digits").prepare()
+        return dict(client.get_experiment_by_name("digits").tags)
+
+    before = prepare()
+    experiment_id = client.get_experiment_by_name("digits").experiment_id
+    changed = json.dumps(json.loads(before[means.tag]) | {"updatedAt": 1 << 50})
+    client.set_experiment_tag(experiment_id, means.tag, changed)
+    client.set_experiment_tag(experiment_id, seeds.tag, replace(seeds, state={}).content(now_ms=5))
+    after = prepare()
+    assert after[means.tag] == changed
+    assert json.loads(after[seeds.tag])["state"] == json.loads(before[seeds.tag])["state"]
+    assert prepare() == after
 
 
 def test_the_report_has_a_run_of_its_own_that_is_replaced_in_place(

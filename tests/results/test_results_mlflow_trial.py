@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ import pytest
 
 from bench.plan.plan import Plan, PlannedTrial, make_plan
 from bench.plan.suite import load_suite
-from bench.results.mlflow_trial import TrialRun, durable_epochs, read_trial, swept_options
+from bench.results.mlflow_trial import TrialRun, durable_epochs, plan_naming, read_trial
 from bench.results.store import Store
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ T0_MS = 1_700_000_000_000
 
 
 def read(store: Store, plan: Plan, planned: PlannedTrial) -> TrialRun:
-    run = read_trial(planned, plan, store.trial(planned.trial_id), swept=swept_options(plan))
+    run = read_trial(planned, plan, store.trial(planned.trial_id), naming=plan_naming(plan))
     assert run is not None
     return run
 
@@ -39,7 +40,7 @@ def log(*steps: tuple[str, int]) -> list[dict[str, Any]]:
 
 
 def test_a_trial_that_has_not_started_has_no_run(store: Store, plan: Plan) -> None:
-    assert read_trial(plan.trials[0], plan, store.trial(plan.trials[0].trial_id), swept=frozenset()) is None
+    assert read_trial(plan.trials[0], plan, store.trial(plan.trials[0].trial_id), naming=plan_naming(plan)) is None
 
 
 def test_parameters_are_what_a_user_compares(store: Store, plan: Plan, worker: MakeWorker) -> None:
@@ -62,7 +63,8 @@ def test_parameters_are_what_a_user_compares(store: Store, plan: Plan, worker: M
         "weight_decay": "0.0005",
         "seed": "0",
     }
-    assert run.name == f"mixup alpha=0.2 · {planned.cell} · seed 0"
+    assert run.name == run.tags["given_name"] == "mixup a=0.2 | uniform 40 % | seed 0"
+    assert run.tags["condition"] == "mixup a=0.2 | uniform 40 %"
     assert run.tags["trial_id"] == planned.trial_id
     assert (run.tags["suite"], run.tags["suite_version"], run.tags["role"]) == ("digits", "3", "trial")
     assert (run.tags["arm"], run.tags["cell"]) == ("mixup alpha=0.2", planned.cell)
@@ -107,6 +109,20 @@ def test_final_scalars_of_training_and_evaluations(store: Store, plan: Plan, wor
     }
     assert {point.ms for point in run.finals} == {T0_MS + 100_000}
     assert (run.status, run.start_ms, run.end_ms) == ("FINISHED", T0_MS, T0_MS + 100_000)
+
+
+def test_a_finished_trial_names_the_data_it_saw(store: Store, plan: Plan, worker: MakeWorker) -> None:
+    trial = worker(plan.trials[0])
+    trial.start()
+    assert read(store, plan, plan.trials[0]).inputs == ()
+    trial.finish()
+    train, test = read(store, plan, plan.trials[0]).inputs
+    assert (train.name, train.digest, train.context) == ("digits train n=900", "0123456789ab", "training")
+    assert (test.name, test.digest, test.context) == ("digits test n=797", "0123456789ab", "testing")
+    assert json.loads(train.profile) == {"n_train": 900, "num_classes": 10}
+    assert json.loads(test.profile) == {"n_test": 797, "num_classes": 10}
+    trial.folder.write_final({"status": "completed", "metrics": {}})  # of a version that did not say
+    assert read(store, plan, plan.trials[0]).inputs == ()
 
 
 def test_each_epoch_is_stamped_by_the_journal(store: Store, plan: Plan, worker: MakeWorker) -> None:

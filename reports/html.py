@@ -99,7 +99,7 @@ def page(
         chosen=_chosen(results),
         recommended=_recommended(results),
         cost=cost_sentence(results),
-        doubts=wording.doubt_notes(comparisons),
+        doubts=[*wording.doubt_notes(comparisons), *filter(None, [wording.floor_note(comparisons)])],
         cautions=[*_cautions(results, comparisons), *_changed_by_selection(results, comparisons)],
         tests=wording.how_tested(
             len(comparisons),

@@ -219,6 +219,21 @@ def sign_flip_note(comparisons: Sequence[Comparison]) -> str:
     )
 
 
+def floor_note(comparisons: Sequence[Comparison]) -> str:
+    """The least p of the sign-flip test, where it can confirm a verdict; where it cannot, `sign_flip_note` says so."""
+    judged = [each for each in comparisons if each.pairs > 1 and not math.isnan(each.sign_flip_floor)]
+    if not judged or any(each.sign_flip == "cannot agree" for each in judged):
+        return ""
+    fewest = min(each.pairs for each in judged)
+    own = next(each for each in judged if each.pairs == fewest)
+    least = "" if all(each.pairs == fewest for each in judged) else " at least"
+    return (
+        f"Beside each t test stands the exact sign-flip test, which assumes nothing about how differences are "
+        f"distributed. Its floor: with{least} {count(fewest, 'pair')} its p cannot be below "
+        f"{p_value(own.sign_flip_floor)}, or {p_value(own.sign_flip_holm_floor)} after Holm's adjustment."
+    )
+
+
 def _beats(comparison: Comparison | Judgement) -> str:
     return "beats" if comparison.verdict == BETTER else "is worse than"
 

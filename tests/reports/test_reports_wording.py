@@ -133,3 +133,16 @@ def test_summary() -> None:
         "Too early to say: no comparison with ERM has two finished pairs yet."
     )
     assert wording.summary([], baseline="erm") == "The suite compares nothing with ERM."
+
+
+def test_the_floor_of_the_sign_flip_test_is_named_where_it_can_agree() -> None:
+    """Two comparisons of ten pairs: 2 / 2^10 and, after Holm's adjustment over two, twice that."""
+    rng = np.random.default_rng(0)
+    family = [Pairs("a", arm, rng.normal(0.1, 0.01, 10), rng.normal(0.2, 0.01, 10), planned=10) for arm in ("x", "y")]
+    assert wording.floor_note(compare(family)) == (
+        "Beside each t test stands the exact sign-flip test, which assumes nothing about how differences are "
+        "distributed. Its floor: with 10 pairs its p cannot be below 0.002, or 0.0039 after Holm's adjustment."
+    )
+    few = [Pairs("a", "x", rng.normal(0.1, 0.01, 4), rng.normal(0.2, 0.01, 4), planned=4)]
+    assert wording.floor_note(compare(few)) == "", "it cannot agree, which has a mark and a note of its own"
+    assert wording.floor_note([]) == ""

@@ -14,6 +14,9 @@ function button(text, act, attributes = {}) {
   return made;
 }
 
+// Whether another page shows this one with no rights of its own: it may not allow downloads, and doesn't say.
+const isSandboxed = window.self !== window.top && window.origin === "null";
+
 // A page in a sandboxed frame, such as MLflow's, may keep nothing: then each visit begins anew.
 function remember(kind, key, value) {
   try {
@@ -69,6 +72,21 @@ function followContents() {
   };
   const observer = new IntersectionObserver(mark, { rootMargin: "0px 0px -66% 0px" });
   for (const heading of headings) observer.observe(heading);
+}
+
+// In a sandboxed frame the address of the page is one that a browser follows no link to, not even within the page.
+function followLinks() {
+  document.addEventListener("click", (event) => {
+    const link = event.target.closest('a[href^="#"]');
+    const target = link && document.getElementById(link.hash.slice(1));
+    if (!target) return;
+    if (target.tagName === "DETAILS") target.open = true;
+    if (!isSandboxed) return;
+    event.preventDefault();
+    target.scrollIntoView();
+    target.setAttribute("tabindex", "-1");
+    target.focus({ preventScroll: true });
+  });
 }
 
 // Tables
@@ -275,20 +293,18 @@ async function pngFile(svg) {
   image.src = `data:image/svg+xml;charset=utf-8,${encodeURIComponent(svgFile(svg))}`;
   await image.decode();
   canvas.getContext("2d").drawImage(image, 0, 0, canvas.width, canvas.height);
-  return new Promise((resolve, reject) => {
-    canvas.toBlob((blob) => (blob ? resolve(blob) : reject(new Error("too large"))), "image/png");
-  });
+  // Not toBlob, which waits until the browser has nothing else to do: for seconds on a busy machine.
+  return new Blob([decoded(canvas.toDataURL("image/png").split(",")[1])], { type: "image/png" });
 }
 
+const decoded = (base64) => Uint8Array.from(atob(base64), (character) => character.charCodeAt(0));
+
 async function saveCsv(packed, name) {
-  const bytes = Uint8Array.from(atob(packed), (character) => character.charCodeAt(0));
+  const bytes = decoded(packed);
   if (!("DecompressionStream" in window)) return save(new Blob([bytes], { type: "application/gzip" }), `${name}.gz`);
   const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
   return save(new Blob([await new Response(stream).arrayBuffer()], { type: "text/csv" }), name);
 }
-
-// Whether somebody else's page shows this one with no rights of its own: it may not allow downloads, and doesn't say.
-const isSandboxed = window.self !== window.top && window.origin === "null";
 
 function prepareFigure(figure) {
   const [svg, tools] = [figure.querySelector(".card svg"), figure.querySelector(".tools")];
@@ -347,5 +363,6 @@ document.addEventListener("DOMContentLoaded", () => {
   for (const figure of document.querySelectorAll("figure")) prepareFigure(figure);
   unfoldForPrinting();
   followContents();
+  followLinks();
   keepPosition();
 });

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from bench.results.store import Store, write_atomically
 from reports import figures, html, tables, wording
+from reports.aggregates import aggregate, blocks_of, over_cells_frame
 from reports.chosen import chosen_frame, chosen_on_validation
 from reports.figures.drawing import Files
 from reports.formats import csv_bytes
@@ -43,8 +44,8 @@ class Report:
 def render(plan: Plan, store: Store, out_dir: Path, *, refresh_seconds: int | None = None) -> Report:
     """Write report.html, comparison.csv, comparison.md, trials.csv and figures/*.png, *.pdf and *.csv into `out_dir`.
 
-    And secondary.csv, the comparisons of all other figures, corruptions.csv, where the suite measured any, and
-    chosen.csv, where there is something to choose on validation.
+    And secondary.csv, the comparisons of all other figures, over_cells.csv, where there are several cells,
+    corruptions.csv, where the suite measured any, and chosen.csv, where there is something to choose on validation.
 
     refresh_seconds: after which the page loads itself again, for one that is rendered while its suite runs.
 
@@ -62,8 +63,10 @@ def render(plan: Plan, store: Store, out_dir: Path, *, refresh_seconds: int | No
     write_atomically(out_dir / "comparison.md", tables.markdown(table).encode(errors="backslashreplace"))
     write_atomically(out_dir / "trials.csv", csv_bytes(results.trials))
     secondary = secondary_comparisons(results)
+    aggregates = [aggregate(block, rule=plan.suite.stopping) for block in blocks_of(results, metric)]
     further = {
         "secondary.csv": secondary_frame(results, secondary),
+        "over_cells.csv": over_cells_frame(aggregates),
         "corruptions.csv": tables.corruption_frame(results),
         "chosen.csv": chosen_frame(chosen_on_validation(results)),
         "published.csv": published_frame(results),

@@ -13,6 +13,7 @@ from reports.figures.robustness import EXTRA
 from reports.formats import count
 from reports.load import CLEAN, Results
 from reports.measures import ATTACKS, SCALED, measure
+from reports.over_cells import over_cells
 from reports.published import published_section
 from reports.recommendation import recommendation_section
 from reports.secondary import secondary_table
@@ -28,21 +29,8 @@ CALIBRATED = ("test_ece", "test_adaptive_ece", "test_max_ce", "test_classwise_ec
 
 def sections(findings: Findings, drawn: Collection[str]) -> list[Section]:
     """Those that have something to show, in the order of the page.  drawn: the names of the figures that there are."""
-    makers = (
-        recommendation_section,
-        _chosen,
-        _errors,
-        _training,
-        _label_noise,
-        _calibration,
-        _corruptions,
-        _ood,
-        _attacks,
-        _in_between,
-        published_section,
-    )
     found = []
-    for make in makers:
+    for make in MAKERS:
         section = make(findings)
         figures = tuple(name for name in section.figures if name in drawn)
         shown = tuple((table, caption) for table, caption in section.tables if _has_content(table))
@@ -342,3 +330,20 @@ def _folded(findings: Findings, kind: str) -> tuple[Folded, ...]:
     summary = f"{count(len(own), 'figure')}, {count(len(verdicts), 'comparison')}: {outcome}"
     rows = sum(len(group) for _, group in table.groups)
     return (Folded(f"compared-{kind.replace('_', '-')}", KIND_TITLES[kind], summary, table, rows <= OPEN_ROWS),)
+
+
+MAKERS = (
+    recommendation_section,
+    over_cells,
+    _chosen,
+    _errors,
+    _training,
+    _label_noise,
+    _calibration,
+    _corruptions,
+    _ood,
+    _attacks,
+    _in_between,
+    published_section,
+)
+"""Each gives a section, which may be empty. In the order of the page."""

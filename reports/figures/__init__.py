@@ -19,6 +19,7 @@ from reports.figures.errors import forest, learning_curves
 from reports.figures.in_between import in_between
 from reports.figures.label_noise import memorisation, transitions
 from reports.figures.layout import MOST_CELLS
+from reports.figures.over_cells import critical_difference, improvement_profile, pairs
 from reports.figures.published import published
 from reports.figures.robustness import attacks, corruption_kinds, corruption_severity, ood
 from reports.figures.training import lam, training_errors
@@ -31,6 +32,9 @@ FIGURES: dict[str, Callable[[Results, Sequence[Comparison]], Drawing | None]] = 
     "differences": forest,
     "alpha": error_against_alpha,
     "learning_curves": learning_curves,
+    "pairs": pairs,
+    "profile": improvement_profile,
+    "ranks": critical_difference,
     "chosen": chosen,
     "training_errors": training_errors,
     "lam": lam,
@@ -46,8 +50,8 @@ FIGURES: dict[str, Callable[[Results, Sequence[Comparison]], Drawing | None]] = 
 }
 
 
-OF_ALL_CELLS = ("chosen",)
-"""Figures in which cells compete with each other: which are drawn is for them to say, once all have been looked at."""
+OF_ALL_CELLS = ("chosen", "pairs", "profile", "ranks")
+"""Figures that are about all cells at once: which are drawn, if not all can be, is for them to say."""
 
 
 def draw_all(results: Results, comparisons: Sequence[Comparison]) -> Iterator[tuple[str, Drawing]]:

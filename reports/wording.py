@@ -296,12 +296,12 @@ def _outlook(comparison: Comparison | Judgement, measure: Measure) -> str:
 
 def _seeds_to_come(comparison: Comparison) -> str:
     if comparison.seeds_for_clear_answer is None:
-        return f"; one of this size is too small for {MAX_SEEDS:,} seeds to settle"
+        return f"; one of the size seen is too small for {MAX_SEEDS:,} seeds to settle"
     if math.isnan(comparison.sign_flip_p):  # seeds were added: still more after a look would be one look too many
         seeds = roughly(comparison.seeds_for_clear_answer, "seed")
-        return f"; it would take a new run of {seeds} to settle one of this size"
+        return f"; it would take a new run of {seeds} to settle one of the size seen"
     more = comparison.seeds_for_clear_answer - comparison.pairs
-    return f"; {roughly(more, 'more seed')} would be needed to settle one of this size"
+    return f"; {roughly(more, 'more seed')} would be needed to settle one of the size seen"
 
 
 def _without_spread(comparison: Comparison | Judgement, measure: Measure, arm: str, reference: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
@@ -125,6 +126,35 @@ def test_the_interval_covers_the_truth_as_often_as_it_says(n: int) -> None:
     tests = [paired_t(sample) for sample in rng.normal(-0.03, 0.01, (4000, n))]
     coverage = np.mean([test.low <= -0.03 <= test.high for test in tests])
     assert coverage == pytest.approx(0.95, abs=3.5 * math.sqrt(0.95 * 0.05 / 4000))
+
+
+def lognormal(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
+    return np.exp(0.25 * rng.standard_normal(shape)) - math.exp(0.25**2 / 2)
+
+
+def of_gamma_errors(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
+    """Errors of two arms with the same sd, one of them far more skewed than the other (2 and 0.7)."""
+    return rng.gamma(1, 1, shape) - 1 - (rng.gamma(8, 1, shape) - 8) / math.sqrt(8)
+
+
+@pytest.mark.parametrize("n", [3, 6, 20])
+@pytest.mark.parametrize("drawn", [lognormal, of_gamma_errors])
+def test_skewed_differences_are_covered_nearly_as_often(
+    n: int, drawn: Callable[[np.random.Generator, tuple[int, int]], np.ndarray]
+) -> None:
+    """Skewness 0.8 and 0.5: 93 to 97 % for every n, as measured with 100,000 samples in docs/statistics.md."""
+    tests = [paired_t(sample) for sample in drawn(np.random.default_rng(8), (6000, n))]
+    coverage = np.mean([test.low <= 0 <= test.high for test in tests])
+    error = math.sqrt(0.95 * 0.05 / 6000)
+    assert coverage + 1.5 * error >= 0.93
+    assert coverage - 1.5 * error <= 0.97
+
+
+def test_no_interval_of_this_kind_covers_differences_as_skewed_as_an_exponential() -> None:
+    """Which the one above would notice: 88 % at six pairs."""
+    samples = np.random.default_rng(8).exponential(1, (6000, 6)) - 1
+    coverage = np.mean([test.low <= 0 <= test.high for test in map(paired_t, samples)])
+    assert 0.87 < coverage < 0.90
 
 
 def test_a_family_without_differences_is_rarely_called_clear() -> None:

@@ -52,7 +52,7 @@ def test_unclear() -> None:
     assert sentence(comparison, baseline="erm") == (
         "no clear difference between mixup alpha=1 and ERM, 29.5 % against 30.0 %: -0.5 points [-1.7, +0.7], p = 0.32 "
         "(Holm), 6 seeds, enough for a difference of 1.6 points; some 40 more seeds would be needed to settle one of "
-        "this size"
+        "the size seen"
     )
 
 
@@ -79,8 +79,8 @@ def test_a_verdict_that_the_sign_flip_test_cannot_confirm_is_marked_and_explaine
 def test_unclear_for_good() -> None:
     (comparison,) = compare([pairs(list(SPREAD))])
     assert (
-        "0.0 points [-1.2, +1.2], p = 1.00 (Holm), 6 seeds, enough for a difference of 1.6 points; one of this "
-        "size is too small for 1,000 seeds to settle"
+        "0.0 points [-1.2, +1.2], p = 1.00 (Holm), 6 seeds, enough for a difference of 1.6 points; one of the "
+        "size seen is too small for 1,000 seeds to settle"
     ) in sentence(comparison, baseline="erm")
 
 

@@ -148,14 +148,15 @@ def _label_noise(findings: Findings) -> Section:
             (tables.label_noise_table(results), "Share of wrong labels among the training images, over the seeds."),
             (
                 memory,
-                "Error of the final weights on training examples, without augmentation, against the labels as given: "
-                "mean ± sd over finished seeds.",
+                "As in Table 2 of Zhang et al. (2018): mean ± sd over finished seeds. The oracle's epoch is chosen on "
+                "test data, so its error is too low. Training errors: of the final weights, without augmentation, "
+                "against the labels as given.",
             ),
         ),
         notes=("A low error on wrongly labelled examples means that the network learned the wrong labels by heart.",)
         if learned
         else (),
-        figures=("label_noise", "memorisation"),
+        figures=("best_and_last", "label_noise", "memorisation"),
     )
 
 
@@ -204,7 +205,7 @@ def _corruptions(findings: Findings) -> Section:
         "Corrupted test images",
         paragraphs=tuple(_corruption_facts(results)),
         tables=((tables.metrics_table(results, names), "Mean ± sd over finished seeds. Lower is better."),),
-        figures=("corruption_kinds", "corruption_severity"),
+        figures=("corruption_kinds", "corruption_severity", "corruption_map"),
         comparisons=_folded(findings, "corruptions"),
     )
 

@@ -40,10 +40,13 @@ SEEN = {
 }
 MIXED = ("weight_norm", "lam_mean", "mixed_share", "equal_class_share")
 MEMORY = {
+    "test_error_oracle": "test error, best epoch: oracle (%)",
+    "test_error_val_selected": "test error, selected on validation (%)",
+    "test_error_last": "test error, last epoch (%)",
     "train_error_clean_labels": "training error, right labels (%)",
     "train_error_wrong_labels": "training error, wrong labels (%)",
-    "test_error_last": "test error, last epoch (%)",
 }
+"""The columns of Zhang et al. 2018, Table 2, and what practice can have of the first."""
 
 
 EQUALITY_COLUMN = "p equal (Holm)"

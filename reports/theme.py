@@ -26,6 +26,9 @@ WORSE = "#d55e00"
 HUES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#882255")
 """Okabe and Ito's palette without black (ink) and yellow (too pale on white); and Tol's wine, darker than all."""
 
+TITLE_PAD = 6
+"""Points between a panel and its title."""
+
 LIGHTEST = 0.8
 """How far up viridis the shades go: its yellow is too pale on white."""
 
@@ -49,6 +52,7 @@ RC: dict[Any, Any] = {
     "font.size": 8,
     "axes.titlesize": 8.5,
     "axes.titlelocation": "left",
+    "axes.titlepad": TITLE_PAD,
     "axes.labelsize": 8,
     "xtick.labelsize": 7,
     "ytick.labelsize": 7,

@@ -14,11 +14,14 @@ import matplotlib as mpl
 from reports import theme
 from reports.figures.alpha import chosen, error_against_alpha
 from reports.figures.calibration import reliability
+from reports.figures.corruption_map import corruption_map
+from reports.figures.cost import error_against_time
 from reports.figures.drawing import Drawing
-from reports.figures.errors import forest, learning_curves
+from reports.figures.errors import forest
 from reports.figures.in_between import in_between
-from reports.figures.label_noise import memorisation, transitions
+from reports.figures.label_noise import best_and_last, memorisation, transitions
 from reports.figures.layout import MOST_CELLS
+from reports.figures.learning_curves import learning_curves
 from reports.figures.over_cells import critical_difference, improvement_profile, pairs
 from reports.figures.published import published
 from reports.figures.robustness import attacks, corruption_kinds, corruption_severity, ood
@@ -32,6 +35,7 @@ FIGURES: dict[str, Callable[[Results, Sequence[Comparison]], Drawing | None]] = 
     "differences": forest,
     "alpha": error_against_alpha,
     "learning_curves": learning_curves,
+    "error_against_time": error_against_time,
     "pairs": pairs,
     "profile": improvement_profile,
     "ranks": critical_difference,
@@ -39,10 +43,12 @@ FIGURES: dict[str, Callable[[Results, Sequence[Comparison]], Drawing | None]] = 
     "training_errors": training_errors,
     "lam": lam,
     "label_noise": transitions,
+    "best_and_last": best_and_last,
     "memorisation": memorisation,
     "reliability": reliability,
     "corruption_kinds": corruption_kinds,
     "corruption_severity": corruption_severity,
+    "corruption_map": corruption_map,
     "ood": ood,
     "attacks": attacks,
     "in_between": in_between,

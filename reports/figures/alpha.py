@@ -16,6 +16,7 @@ from matplotlib.patches import Patch
 from reports import theme
 from reports.chosen import Choice, chosen_on_validation
 from reports.figures.arms import handle, series_of
+from reports.figures.cells import in_grid
 from reports.figures.drawing import Drawing
 from reports.figures.layout import CHARACTER, MOST_CELLS, grid, panels, size_in_inches
 from reports.figures.series import curves_by, draw_curve, half_widths, occurring, summarised
@@ -60,7 +61,10 @@ def error_against_alpha(results: Results, _comparisons: Sequence[Comparison]) ->
         *(handle(style, f"{arm_name(name)}: mean, 95 % interval") for name, style in styles.items()),
         Line2D([], [], color=theme.INK, marker="o", markersize=2.5, linestyle="", alpha=0.4, label="one seed"),
     ]
-    figure, axes_of = panels(cells, height=1.75, handles=handles, x="alpha (log scale)", y=figure_of.label)
+    cells, columns = in_grid(plan, cells)
+    figure, axes_of = panels(
+        cells, height=1.75, handles=handles, x="alpha (log scale)", y=figure_of.label, columns=columns
+    )
     for cell, axes in zip(cells, axes_of, strict=True):
         own = finished[finished["cell"] == cell]
         of_baseline = own[own["arm"] == plan.baseline]
@@ -75,6 +79,7 @@ def error_against_alpha(results: Results, _comparisons: Sequence[Comparison]) ->
         f"{sentence_case(figure_of.phrase)} at each alpha; the dashed line and band are {reference}. Below the band is "
         f"better. Bars and band are 95 % t intervals of each mean by itself. Seeds are paired, so a difference can be "
         f"clear although bar and band overlap: verdicts come from the paired differences. Scales differ between panels."
+        + (" A column for each network, a row for each label noise." if columns else "")
         + (f" Not shown, having no alpha or only one: {listed(without, most=MOST_NAMED)}." if without else "")
     )
     title = f"{sentence_case(figure_of.title)} against alpha"

@@ -1,32 +1,23 @@
-"""Figures of the suite's own question: differences, and how the error develops."""
+"""The figure of the suite's own question: every difference with its interval."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from reports import theme
-from reports.figures.arms import drawn_arms
 from reports.figures.drawing import Drawing
-from reports.figures.layout import panels, shade, text_width, wrapped
-from reports.figures.series import curves_by, draw_curves, occurring, summarised
+from reports.figures.layout import shade, text_width, wrapped
 from reports.figures.svg import labelled
 from reports.formats import count, typographic
 from reports.load import Results
 from reports.measures import Measure, measure
 from reports.statistics import BETTER, PRACTICALLY_EQUAL, WORSE, Comparison
 from reports.wording import arm_name, effect_in_words
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
 
 WIDEST_LABEL = 2.6
 """Inches; a longer name of a method has several lines in the forest plot."""
@@ -101,41 +92,6 @@ def forest(results: Results, comparisons: Sequence[Comparison]) -> Drawing | Non
     columns = ["cell", "arm", "pairs", "difference", "low", "high", "holm_p", "verdict"]
     data = pd.DataFrame([[getattr(each, column) for column in columns] for each in shown], columns=columns)
     return Drawing(figure, "Paired differences", caption, alt, data)
-
-
-def learning_curves(results: Results, _comparisons: Sequence[Comparison]) -> Drawing | None:
-    """Test error after each epoch."""
-    plan = results.plan
-    points = summarised(results.curves, "test_error", by=["cell", "arm", "epoch"], most=1.0)
-    cells = occurring(plan.cells, points["cell"])
-    if not cells:
-        return None
-    drawn = drawn_arms(results, points["arm"])
-    by_condition = curves_by(points, ["cell", "arm"], x="epoch", scale=100)
-    figure, axes_of = panels(cells, height=1.75, handles=drawn.handles(), x="epoch", y="test error (%)")
-    for cell, axes in zip(cells, axes_of, strict=True):
-        settled: list[NDArray[np.float64]] = []
-        own = {arm: by_condition[cell, arm] for arm in drawn.arms if (cell, arm) in by_condition}
-        draw_curves(axes, own, drawn)
-        for epochs, mean, low, _ in own.values():
-            late = epochs > epochs.max() / 2
-            settled += [mean[late], *([low[late & ~np.isnan(low)]] if drawn.has_bands else [])]
-        _focus(axes, np.concatenate(settled))
-        axes.set_xlim(0, max(epochs.max() for epochs, *_ in own.values()))
-        axes.xaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 5, 10], integer=True))
-    caption = (
-        f"Test error after each epoch: {drawn.means}. A curve that falls and rises again memorises wrong labels. The "
-        f"first half of training may lie above the panel. Scales differ between panels.{drawn.note}"
-    )
-    alt = f"Learning curves of {len(drawn.arms)} methods in {len(cells)} panels: test error per epoch."
-    return Drawing(figure, "Learning curves", caption, alt, points)
-
-
-def _focus(axes: Axes, errors: NDArray[np.float64]) -> None:
-    """Limit the panel to what these errors span, with a margin: the first epochs would flatten all others."""
-    low, high = errors.min(), errors.max()
-    margin = 0.12 * max(high - low, 0.5)
-    axes.set_ylim(max(0.0, low - margin), high + 2 * margin)
 
 
 def _interval_text(comparison: Comparison, figure_of: Measure) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,13 +10,17 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 
-from reports.figures.arms import drawn_arms
+from bench.plan.config import LabelNoiseConfig
+from reports import theme
+from reports.figures.arms import drawn_arms, line
+from reports.figures.cells import by_setting
 from reports.figures.drawing import Drawing
-from reports.figures.layout import CHARACTER, grid, panels, size_in_inches
+from reports.figures.layout import CHARACTER, LEFT, RIGHT, TICKS_HEIGHT, grid, panels, size_in_inches, text_width
 from reports.figures.series import draw_epochs, occurring, summarised
 from reports.formats import percent
 from reports.load import LabelNoise, Results
 from reports.statistics import Comparison
+from reports.theme import Style
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -26,6 +30,9 @@ MOST_NUMBERS = 20
 
 LONGEST_NAME = 12
 """Letters of a class name beside the matrix; a longer one is cut."""
+
+READ_AT = {"last": "last epoch", "val_selected": "selected on validation", "oracle": "oracle: best on test"}
+"""Which epoch's test error: what its panels are called."""
 
 MEMORY = {
     "train_error_clean_labels": "right labels",
@@ -111,6 +118,88 @@ def memorisation(results: Results, _comparisons: Sequence[Comparison]) -> Drawin
         ["figure", *by, "mean", "low", "high", "n"]
     ]
     return Drawing(figure, "Learning wrong labels by heart", caption, alt, data)
+
+
+def best_and_last(results: Results, _comparisons: Sequence[Comparison]) -> Drawing | None:
+    """Test error against the label noise, by the epoch that it is read at: Zhang et al. 2018, Table 2, as a figure.
+
+    Against the rate where all noise is of one kind and has several rates, that of a clean cell included; else cell by
+    cell.
+    """
+    plan = results.plan
+    noise = {planned.cell: planned.trial.label_noise for planned in plan.trials}
+    names = results.trials[["cell", "arm", "seed"]]
+    errors = [names.assign(read_at=name, error=results.column(f"test_error_{name}")) for name in READ_AT]
+    points = summarised(pd.concat(errors), "error", by=["cell", "arm", "read_at"], most=1.0)
+    groups = by_setting(plan, occurring(plan.cells, points["cell"]))
+    groups = {name: cells for name, cells in groups.items() if any(noise[cell].is_noisy for cell in cells)}
+    if not groups:
+        return None
+    shown = [cell for cells in groups.values() for cell in cells]
+    points = points[points["cell"].isin(shown)].reset_index(drop=True)
+    there = occurring(list(READ_AT), points["read_at"])
+    drawn = drawn_arms(results, points["arm"])
+    kinds = {noise[cell].kind for cell in shown if noise[cell].is_noisy}
+    is_rate = len(kinds) == 1 and all(len({noise[cell].rate for cell in cells}) > 1 for cells in groups.values())
+    if is_rate:
+        labels = {cell: f"{100 * noise[cell].rate:g}" for cell in shown}
+        places = {cell: 100 * noise[cell].rate for cell in shown}
+    else:
+        labels = {cell: label for cells in groups.values() for cell, label in _noise_labels(cells, noise).items()}
+        places = {cell: float(index) for cells in groups.values() for index, cell in enumerate(cells)}
+    longest = max(text_width(label, theme.RC["xtick.labelsize"]) for label in labels.values())
+    most = max(map(len, groups.values()))
+    upright = not is_rate and most * (longest + 0.05) > (theme.FULL_WIDTH - LEFT) / len(there) - RIGHT
+    figure, axes_of = grid(
+        list(groups),
+        [READ_AT[name] for name in there],
+        x=f"wrong labels, {next(iter(kinds))} (%)".replace("_", " ") if is_rate else "",
+        y=["test error (%)"],
+        height=1.5,
+        handles=drawn.handles(marked=True),
+        ticks_height=0.14 + longest if upright else TICKS_HEIGHT,
+    )
+    conditions = {key: group.set_index("cell") for key, group in points.groupby(["read_at", "arm"])}
+    for cells, row in zip(groups.values(), axes_of, strict=True):
+        x = np.array([places[cell] for cell in cells])
+        step = (0.04 * np.ptp(x) if is_rate else 0.7) / len(drawn.arms)
+        for name, axes in zip(there, row, strict=True):
+            for index, arm in enumerate(drawn.arms):
+                if (name, arm) in conditions:
+                    own = conditions[name, arm].reindex(cells)
+                    shift = step * (index - (len(drawn.arms) - 1) / 2)
+                    _draw_means(axes, x + shift, own, style=drawn.styles[arm], joined=is_rate)
+            axes.set_xticks(x, [labels[cell] for cell in cells])
+            if not is_rate:
+                axes.tick_params(axis="x", labelrotation=90 if upright else 0)
+                axes.set_xlim(-0.5, len(cells) - 0.5)
+    selected = "at the epoch that validation selects, whose images carry wrong labels too, " if len(there) > 2 else ""
+    caption = (
+        f"Test error after the last epoch, {selected}and at the epoch that is best on the test set, as in Table 2 of "
+        "Zhang et al. (2018). The last is an oracle: chosen on test data, too low, and not to be had in practice. The "
+        "further the last epoch lies above it, the more of what was learned is lost again to wrong labels. Mean over "
+        f"seeds with the 95 % t interval of each mean.{drawn.note}"
+    )
+    alt = f"Test error of {len(drawn.arms)} methods under {len(shown)} label noises, read at {len(there)} epochs."
+    data = points.assign(
+        noise=points["cell"].map({cell: noise[cell].kind for cell in shown}),
+        rate=points["cell"].map({cell: noise[cell].rate for cell in shown}),
+    )
+    return Drawing(figure, "Errors under label noise: last and best", caption, alt, data)
+
+
+def _noise_labels(cells: Sequence[str], noise: Mapping[str, LabelNoiseConfig]) -> dict[str, str]:
+    """The noise of each cell, or its whole name where two noises go by one name."""
+    names = {cell: noise[cell].display_name.replace("_", " ") for cell in cells}
+    return names if len(set(names.values())) == len(names) else {cell: cell for cell in cells}
+
+
+def _draw_means(axes: Axes, x: NDArray[np.float64], points: pd.DataFrame, *, style: Style, joined: bool) -> None:
+    """Means with their intervals, in percent.  joined: by a line.  points: one row for each of `x`, NaN for none."""
+    mean, low, high = (100 * points[name].to_numpy(dtype=float) for name in ("mean", "low", "high"))
+    axes.vlines(x, low, high, color=style.color, linewidth=0.9)
+    options = line(style) if joined else line(style) | {"linestyle": ""}
+    axes.plot(x, mean, markersize=3, linewidth=1.0, **options)
 
 
 def _rate(noise: Sequence[LabelNoise], name: str) -> str:

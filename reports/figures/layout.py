@@ -106,12 +106,13 @@ def panels(
     strip: float = 0.0,
     left: float = LEFT,
     bottom: float = X_LABEL_HEIGHT,
+    top: float = 0.0,
 ) -> tuple[Figure, list[Axes]]:
     """Small multiples: one panel per title, which is wrapped, at most three in a row unless `columns` says so.
 
     height: of a panel; None makes it square.  handles: a common legend above all panels.  strip: height of a second
     panel right below each, which then has the axis label; they follow in a second round.  left: inches for tick labels
-    and axis label.  bottom: the same below.
+    and axis label.  bottom: the same below.  top: inches between a panel and its title, for a second axis.
     """
     columns = columns or {1: 1, 2: 2, 4: 2}.get(len(titles), 3)
     rows = math.ceil(len(titles) / columns)
@@ -119,27 +120,27 @@ def panels(
     panel_width = width - left - RIGHT
     panel_height = panel_width if height is None else height
     lines = [_title_lines(title, panel_width + RIGHT / 2) for title in titles]
-    top = 0.1 + HEADING_LINE * max(map(len, lines))
-    gap = 0.08 if strip else 0.0
-    row_height = top + panel_height + gap + strip + bottom
+    above = 0.1 + HEADING_LINE * max(map(len, lines)) + top
+    gap = 0.13 if strip else 0.0
+    row_height = above + panel_height + gap + strip + bottom
     legend = _Legend.of(handles, columns * width - left)
     legend_height = legend.height
     total_width, total_height = columns * width, legend_height + rows * row_height
     figure = Figure(figsize=(total_width, total_height))
 
-    def place(index: int, above: float, own_height: float) -> Axes:
+    def place(index: int, from_row: float, own_height: float) -> Axes:
         row, column = divmod(index, columns)
-        from_top = legend_height + row * row_height + above + own_height
+        from_top = legend_height + row * row_height + from_row + own_height
         box = (column * width + left, total_height - from_top, panel_width, own_height)
         axes = _axes(figure, box)
         # Given places save matplotlib from measuring every tick label, a third of the time to draw.
         axes.yaxis.set_label_coords(-(left - 0.16) / panel_width, 0.5)
         return axes
 
-    uppers = [place(index, top, panel_height) for index in range(len(titles))]
-    strips = [place(index, top + panel_height + gap, strip) for index in range(len(titles))] if strip else []
+    uppers = [place(index, above, panel_height) for index in range(len(titles))]
+    strips = [place(index, above + panel_height + gap, strip) for index in range(len(titles))] if strip else []
     for index, (axes, title) in enumerate(zip(uppers, lines, strict=True)):
-        axes.set_title("\n".join(title), y=1.0)
+        axes.set_title("\n".join(title), y=1.0, pad=theme.TITLE_PAD + 72 * top)
         axes.set_ylabel(y if index % columns == 0 else "")
     for axes in strips or uppers:
         axes.set_xlabel(x)
@@ -170,7 +171,7 @@ def grid(
     gap = 0.12 if shared_y else BETWEEN
     panel_width = (width - left - RIGHT - gap * (len(columns) - 1)) / len(columns)
     lines = [wrapped(row, HEADING_SIZE, width=width - left) if row else [] for row in rows]
-    headings = [ROW_HEADING + HEADING_LINE * (len(each) - 1) for each in lines]
+    headings = [ROW_HEADING + HEADING_LINE * (len(each) - 1) if each else 0.0 for each in lines]
     above = 0.06 + HEADING_LINE * max(len(title.splitlines()) for title in columns) if any(columns) else 0.0
     above = max(COLUMN_TITLE, above)
     below = [ticks_height if row == len(rows) - 1 or not shared_x else 0.06 for row in range(len(rows))]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
+import numpy as np
 import pandas as pd
+from scipy import special
 
 from reports import theme
 from reports.figures.arms import drawn_arms
@@ -21,6 +23,9 @@ ERRORS = {"train_error_mixed": "training, as trained", "val_error": "validation"
 
 MOST_HISTOGRAMS = 12
 """More panels would be a page of their own."""
+
+BETA = ("mixup", "manifold_mixup", "regmixup")
+"""Methods whose lam is what was drawn from Beta(alpha, alpha): a box or a mask of whole pixels would move it."""
 
 DOMINANT = 0.5
 """A bin with a larger share would flatten the histograms of all others: a fixed lam has but one bin."""
@@ -68,6 +73,7 @@ def lam(results: Results, _comparisons: Sequence[Comparison]) -> Drawing | None:
     common = [by_arm[first]["share"].max() for first, *_ in shown if by_arm[first]["share"].max() <= DOMINANT]
     lines = drawn_arms(results, results.curves["arm"])
     titles = [listed([arm_name(arm) for arm in group], most=1) for group in shown]
+    drawn_by = _beta_parameters(results)
     figure, axes_of = panels(titles, height=0.95, x="lam", y="share (%)")
     for (first, *_), axes in zip(shown, axes_of, strict=True):
         own = by_arm[first]
@@ -75,17 +81,37 @@ def lam(results: Results, _comparisons: Sequence[Comparison]) -> Drawing | None:
         edges = [*own["lower"], own["upper"].iloc[-1]]
         axes.stairs(100 * own["share"], edges, fill=True, color=color, alpha=0.35)
         axes.stairs(100 * own["share"], edges, color=color, linewidth=1.2)
+        if first in drawn_by:
+            expected = np.diff(special.betainc(drawn_by[first], drawn_by[first], edges))
+            axes.stairs(100 * expected, edges, color=theme.INK, linestyle=":", linewidth=1.0)
         top = 1.0 if own["share"].max() > DOMINANT else max(common)
         axes.set(xlim=(0, 1), ylim=(0, 105 * top))
     caption = (
         "How often each weight lam of the image that was not permuted came up in training, in bins of "
         f"{counts['upper'].iloc[0] - counts['lower'].iloc[0]:g}, over all cells and seeds. Near 0 and 1 one image "
-        f"prevails; near 1/2 both count alike. {_about_panels(alike, shown, has_dominant=len(common) < len(shown))}"
+        f"prevails; near 1/2 both count alike. {_about_dots(drawn_by, shown)}"
+        f"{_about_panels(alike, shown, has_dominant=len(common) < len(shown))}"
     )
     alt = f"Histograms of lam for {len(arms)} methods, in {len(shown)} panels."
     order = {arm: place for place, arm in enumerate(arms)}
     data = counts.sort_values("arm", key=lambda column: column.map(order), kind="stable")
     return Drawing(figure, "Mixing weights in training", caption, alt, data)
+
+
+def _beta_parameters(results: Results) -> dict[str, float]:
+    """By arm, the alpha of those whose lam is a plain draw from Beta(alpha, alpha)."""
+    methods = {planned.arm: planned.trial.method.model_dump() for planned in results.plan.trials}
+    return {
+        arm: float(method["alpha"])
+        for arm, method in methods.items()
+        if method["name"] in BETA and method.get("alpha") and not method.get("examples")
+    }
+
+
+def _about_dots(drawn_by: Mapping[str, float], shown: Sequence[Sequence[str]]) -> str:
+    if not any(first in drawn_by for first, *_ in shown):
+        return ""
+    return "Dotted: what Beta(alpha, alpha) gives, where a method draws from it as it is. "
 
 
 def _about_panels(alike: Collection[Sequence[int]], shown: Sequence[Sequence[str]], *, has_dominant: bool) -> str:

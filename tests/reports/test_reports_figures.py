@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from made_up_figures import draw
 from made_up_trials import EVERYTHING, World
 from matplotlib.axes import Axes
 from matplotlib.patches import StepPatch
@@ -19,18 +20,10 @@ from scipy import stats
 from sklearn.metrics import confusion_matrix
 
 from reports import theme
-from reports.figures import FIGURES, MOST_CELLS, Drawing, draw_all
+from reports.figures import FIGURES, MOST_CELLS, Drawing
 from reports.figures.arms import arm_styles, drawn_arms
 from reports.load import load
 from reports.statistics import compare, pairs_of
-
-
-def draw(world: World) -> dict[str, Drawing]:
-    results = load(world.plan, world.store)
-    metric = world.plan.suite.report.metric
-    trials = results.trials.assign(**{metric: results.column(metric)})
-    names = {"cells": world.plan.cells, "arms": world.plan.arms, "baseline": world.plan.baseline}
-    return dict(draw_all(results, compare(pairs_of(trials, metric, **names))))
 
 
 def finish(world: World) -> None:
@@ -137,14 +130,15 @@ def test_alpha_is_left_out_where_nothing_is_swept(make_world: Callable[..., Worl
 def test_a_figure_needs_its_evaluation(make_world: Callable[..., World]) -> None:
     world = make_world(seeds=2, evaluate="[clean]", label_noise="[{rate: 0}]")
     finish(world)
-    assert list(draw(world)) == ["differences", "alpha", "learning_curves", "chosen", "training_errors", "lam"]
+    always = ["differences", "alpha", "learning_curves", "error_against_time", "chosen", "training_errors", "lam"]
+    assert list(draw(world)) == always
 
 
 def test_learning_curves_are_means_over_seeds(world: World) -> None:
     axes = draw(world)["learning_curves"].figure.axes[0]
     curves = load(world.plan, world.store).curves
     own = curves[(curves["cell"] == world.plan.cells[0]) & (curves["arm"] == "erm")]
-    ((epochs, errors),) = lines_by_color(axes, theme.BASELINE)
+    (epochs, errors), *_marks = lines_by_color(axes, theme.BASELINE)
     assert epochs.tolist() == [1, 2, 3, 4]
     for epoch, error in zip(epochs, errors, strict=True):
         assert error == pytest.approx(100 * np.mean(own.loc[own["epoch"] == epoch, "test_error"]))
@@ -407,7 +401,7 @@ MANY = """[erm, {name: erm, label_smoothing: [0.05, 0.1, 0.2]}, {name: mixup, la
 """Eleven arms, of which none sweeps alpha."""
 
 LINE_FIGURES = {"learning_curves", "training_errors", "memorisation", "reliability", "corruption_kinds"}
-LINE_FIGURES |= {"corruption_severity", "ood", "attacks", "in_between"}
+LINE_FIGURES |= {"corruption_severity", "ood", "attacks", "in_between", "best_and_last", "error_against_time"}
 
 
 @pytest.fixture
@@ -430,7 +424,7 @@ def test_of_many_arms_the_baseline_and_the_seven_best_are_drawn(many_arms: World
     drawings = draw(many_arms)
     best = [arm.replace("erm", "ERM") for arm in ("erm", *many_arms.plan.arms[4:])]
     for name in LINE_FIGURES:
-        assert legend(drawings[name]) == best, name
+        assert legend(drawings[name])[: len(best)] == best, name
         note = "Of 11 methods, ERM and the seven with the lowest mean test error are drawn; the CSV has all."
         assert drawings[name].caption.endswith(note), name
         assert set(drawings[name].data["arm"]) == set(many_arms.plan.arms), name
@@ -468,7 +462,8 @@ def test_intervals_are_drawn_where_there_is_room_and_the_caption_says_so(many_ar
 
 def test_few_arms_are_all_drawn_without_a_note(world: World) -> None:
     drawing = draw(world)["learning_curves"]
-    assert legend(drawing) == ["ERM", "mixup alpha=0.2", "mixup alpha=1"]
+    assert legend(drawing)[:3] == ["ERM", "mixup alpha=0.2", "mixup alpha=1"]
+    assert legend(drawing)[3:] == ["last epoch", "selected on validation", "oracle: best on test"]
     assert "methods" not in drawing.caption
 
 

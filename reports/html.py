@@ -118,7 +118,7 @@ def page(
         recipe_table=tables.recipe_table(results),
         data_table=tables.data_table(results),
         time_table=time_table(results),
-        provenance=_provenance(results),
+        provenance=provenance(results),
     )
 
 
@@ -301,7 +301,7 @@ def _statuses(results: Results, among: pd.Series[bool] | None = None) -> dict[st
     return {words: int(counts[each]) for each, words in wording.STATUSES.items() if each in counts}
 
 
-def _provenance(results: Results) -> list[tuple[str, list[str]]]:
+def provenance(results: Results) -> list[tuple[str, list[str]]]:
     """(fact, its values); with several values, each with its number of trials."""
     plan = results.plan
     rows = [

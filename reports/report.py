@@ -17,8 +17,10 @@ from reports.figures.drawing import Files
 from reports.formats import csv_bytes
 from reports.load import Results, load
 from reports.measures import measure
+from reports.paper import write_paper
 from reports.published import published_frame
 from reports.secondary import secondary_comparisons, secondary_frame
+from reports.section import Findings
 from reports.statistics import Comparison, Pairs, compare, pairs_of, settled_pairs
 
 if TYPE_CHECKING:
@@ -45,7 +47,8 @@ def render(plan: Plan, store: Store, out_dir: Path, *, refresh_seconds: int | No
     """Write report.html, comparison.csv, comparison.md, trials.csv and figures/*.png, *.pdf and *.csv into `out_dir`.
 
     And secondary.csv, the comparisons of all other figures, over_cells.csv, where there are several cells,
-    corruptions.csv, where the suite measured any, and chosen.csv, where there is something to choose on validation.
+    corruptions.csv, where the suite measured any, chosen.csv, where there is something to choose on validation,
+    published.csv, where others have published numbers of the same, and paper/, the figures and tables for LaTeX.
 
     refresh_seconds: after which the page loads itself again, for one that is rendered while its suite runs.
 
@@ -84,6 +87,13 @@ def render(plan: Plan, store: Store, out_dir: Path, *, refresh_seconds: int | No
         drawings=drawings,
         files=files,
         refresh_seconds=refresh_seconds,
+    )
+    write_paper(
+        Findings(results, comparisons, secondary),
+        comparison_table=table,
+        drawings=drawings,
+        figures=out_dir / "figures",
+        folder=out_dir / "paper",
     )
     write_atomically(out_dir / "report.html", page.encode(errors="backslashreplace"))
     return Report(

@@ -78,12 +78,14 @@ class Table:
     """Text cells under a header, in groups of rows that share a heading. The first column of a row names it.
 
     kind: the page's style for it. "judged": a verdict in the last column. "lines": cells may have several lines.
+    metrics: of a table whose groups are cells and whose rows are methods, the figure of each column after the first.
     """
 
     header: tuple[str, ...]
     groups: tuple[tuple[str, tuple[tuple[str, ...], ...]], ...]
     notes: tuple[str, ...] = ()
     kind: str = ""
+    metrics: tuple[str, ...] = ()
 
 
 def conditions(results: Results) -> list[tuple[str, str]]:
@@ -177,7 +179,7 @@ def metrics_table(
             values = [mean_and_sd(summary[cell, arm], each) for each, summary in summaries.items()]
             groups.setdefault(cell, []).append((wording.arm_name(arm), *values))
     header = [(titles or {}).get(each.name, each.label) for each in present]
-    return Table(("method", *header), _frozen(groups))
+    return Table(("method", *header), _frozen(groups), metrics=tuple(each.name for each in present))
 
 
 def noisy_cells(results: Results) -> set[str]:

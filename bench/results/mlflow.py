@@ -199,7 +199,8 @@ class Publisher:
     def publish_report(self, files: Sequence[Path], *, verdicts: Sequence[str], seconds: float = math.inf) -> Outcome:
         """Put the report into the suite's own run (role=suite), one per suite version; a later report replaces it.
 
-        files: shown as artifacts, tables and figures in folders of their own.  verdicts: sentences, in Markdown.
+        files: shown as artifacts, the page first; tables, figures and the paper in folders of their own.
+        verdicts: sentences, in Markdown.
         seconds: after these no further file is sent, and the report is behind.
         """
         deadline = time.monotonic() + seconds
@@ -435,7 +436,7 @@ class Publisher:
         for path in files:
             if time.monotonic() > deadline:
                 raise TimeoutError("MLflow is too slow for the report")
-            client.log_artifact(run.run_id, str(path), artifact_path=artifact_folder(path))
+            client.log_artifact(run.run_id, str(path), artifact_path=artifact_folder(path, page=files[0]))
         client.set_tag(run.run_id, "plan_id", plan.plan_id)
         client.set_tag(run.run_id, "mlflow.note.content", report_note(plan, verdicts))
         client.set_terminated(run.run_id, "FINISHED", milliseconds(time.time()))

@@ -71,8 +71,13 @@ def report_note(plan: Plan, verdicts: Sequence[str]) -> str:
     return f"{question}\n\n{sentences}\n\nThe whole report: artifact `report.html`."[:5000]
 
 
-def artifact_folder(path: Path) -> str | None:
-    """Where a file of the report goes among the suite run's artifacts; None: to the top."""
+def artifact_folder(path: Path, *, page: Path) -> str | None:
+    """Where a file of the report goes among the suite run's artifacts; None: to the top.
+
+    page: report.html. The files of the paper folder beside it keep their places.
+    """
+    if path.is_relative_to(page.parent / "paper"):
+        return path.parent.relative_to(page.parent).as_posix()
     if path.suffix in (".csv", ".md", ".tex"):
         return "tables"
     return "figures" if path.suffix in (".png", ".pdf", ".svg") else None

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 from bench.plan.evaluation import Attacks, Corruptions
@@ -125,7 +126,12 @@ def matches(results: Results) -> list[Match]:
     if not rows or not any(data_set(trial) for trial in trials.values()):
         return []
     candidates = {key: [row for row in rows if fits(row, trials[key])] for key in conditions(results)}
-    return [match for key, own in candidates.items() for match in _of_condition(results, key, trials, own, candidates)]
+    summary = cache(partial(condition_summary, results))
+    return [
+        match
+        for key, own in candidates.items()
+        for match in _of_condition(results, key, trials, own, candidates, summary)
+    ]
 
 
 def fits(row: Published, trial: Trial) -> bool:
@@ -228,12 +234,13 @@ def _of_condition(
     trials: Mapping[tuple[str, str], Trial],
     own: Sequence[Published],
     candidates: Mapping[tuple[str, str], Sequence[Published]],
+    summary: Callable[[str], Mapping[tuple[str, str], Spread]],
 ) -> Iterator[Match]:
     cell, arm = key
     trial, baseline = trials[key], results.plan.baseline
     for row in _nearest(own, trial):
         metric = _metric(row, results.plan.suite.report.metric)
-        ours = condition_summary(results, metric)[key]
+        ours = summary(metric)[key]
         if not ours.n:
             continue
         references = [] if arm == baseline else candidates.get((cell, baseline), [])

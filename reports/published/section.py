@@ -21,9 +21,9 @@ DOUBT_MARK = "°"
 
 EPOCHS = {
     "test_error_last": "last epoch",
-    "test_error_oracle": "best epoch on the test set",
-    "test_error_median10": "median of the last ten epochs",
-    "test_error_val_selected": "epoch selected on validation",
+    "test_error_oracle": "best epoch",
+    "test_error_median10": "median of last 10",
+    "test_error_val_selected": "chosen on validation",
 }
 
 ANCHOR, TITLE = "published", "Published numbers"
@@ -45,8 +45,9 @@ def published_section(findings: Findings) -> Section:
         ),
         (
             values_table(found),
-            "The numbers themselves, mean ± sd. Difference: ours minus theirs. z: the difference over its standard "
-            "error, the root of sd²/n of ours plus sd²/n of theirs; none where they print no spread over runs.",
+            "The numbers themselves, mean ± sd, in percent unless said otherwise; best epoch: on the test set. "
+            "Difference: ours minus theirs. z: the difference over its standard error, the root of sd²/n of ours plus "
+            "sd²/n of theirs; none where they print no spread over runs.",
         ),
         (protocol_table(found), "How the published numbers were made, where it differs from here."),
     ]
@@ -94,12 +95,11 @@ def values_table(found: Sequence[Match]) -> Table:
                 theirs + _mark(row),
                 NOTHING if row.n is None else str(row.n),
                 source_name(match),
-                NOTHING if match.protocol.year is None else str(match.protocol.year),
                 difference,
                 _z(match.z),
             )
         )
-    header = ("method", "figure", "ours", "seeds", "published", "runs", "source", "year", "difference", "z")
+    header = ("method", "figure", "ours", "seeds", "published", "runs", "source", "difference", "z")
     return Table(header, _frozen(groups))
 
 
@@ -146,10 +146,10 @@ def published_frame(results: Results) -> pd.DataFrame:
 
 
 def figure_name(match: Match) -> str:
-    """Our figure with the epoch it is of, and its unit."""
+    """Our figure with the epoch it is of, and its unit where that is not percent."""
     figure = measure(match.metric)
     epoch = EPOCHS.get(match.metric)
-    return f"{figure.title}, {epoch} ({figure.unit})" if epoch else figure.label
+    return f"{figure.title}, {epoch}" if epoch else figure.title if figure.unit == "%" else figure.label
 
 
 def source_name(match: Match) -> str:

@@ -537,7 +537,9 @@ def test_the_report_has_a_run_of_its_own_that_is_replaced_in_place(
     from mlflow import MlflowClient
 
     worker(plan.trials[0]).complete()
-    files = [tmp_path / name for name in ("report.html", "comparison.csv", "alpha.png")]
+    names = ("report.html", "comparison.csv", "alpha.png", "paper/main.tex", "paper/tables/results.tex")
+    files = [tmp_path / name for name in names]
+    (tmp_path / "paper" / "tables").mkdir(parents=True)
     with Publisher(store, plan, tracking_uri=f"sqlite:///{database}", experiment="digits") as publisher:
         publisher.publish_once()
         for verdict in ("no clear difference", "mixup is better"):
@@ -553,10 +555,12 @@ def test_the_report_has_a_run_of_its_own_that_is_replaced_in_place(
         "plan.json",
         "tables",
         "figures",
+        "paper",
     }
     artifacts = Path(run.info.artifact_uri.removeprefix("file://"))
     assert artifacts.is_relative_to(store.root)
-    assert (artifacts / "report.html").read_text() == "<p>mixup is better</p>"
+    for name in ("report.html", "paper/main.tex", "paper/tables/results.tex"):
+        assert (artifacts / name).read_text() == "<p>mixup is better</p>"
     assert plan.trials[0].trial_id in (artifacts / "plan.json").read_text()
     assert runs(database, run_filter(plan.plan_id)).keys() == {plan.trials[0].trial_id}
 

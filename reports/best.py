@@ -1,0 +1,43 @@
+"""The best method of each cell, and those that cannot be told from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from reports.load import Results
+from reports.measures import measure
+from reports.statistics import TOO_FEW_PAIRS, WORSE, judge, pairs_of
+from reports.tables import condition_summary
+
+BEST_IN_WORDS = (
+    "Bold: the method with the best mean of its cell, and those that the paired t test against it, Holm-adjusted over "
+    "these comparisons of the cell, does not find worse at 0.05. The best is chosen by the same seeds, so what is not "
+    "bold is worse than a lucky one, too; a method with fewer than two pairs is never bold."
+)
+
+
+def leading_arms(results: Results, metric: str) -> Mapping[str, frozenset[str]]:
+    """By cell: the arm with the best mean over all finished seeds, and every arm not clearly worse than it.
+
+    Clearly worse: by the paired t test over the seeds that it shares with the best, Holm-adjusted over the cell's
+    comparisons with the best. Where nothing can be compared, and for a figure of which neither more nor less is better,
+    there is none.
+    """
+    better = measure(metric).better
+    if better == "neither":
+        return {}
+    sign = -1 if better == "higher" else 1
+    summary = condition_summary(results, metric)
+    trials = results.trials.assign(**{metric: results.column(metric)})
+    leading = {}
+    for cell, own in trials.groupby("cell", sort=False):
+        means = {arm: sign * each.mean for (of, arm), each in summary.items() if of == cell and each.n}
+        if not means:
+            continue
+        best = min(means, key=means.__getitem__)
+        family = pairs_of(own, metric, cells=[str(cell)], arms=list(means), baseline=best)
+        judged = judge(family, better=better, rule=results.plan.suite.stopping)
+        if any(each.verdict != TOO_FEW_PAIRS for each in judged):
+            even = {each.arm for each in judged if each.verdict not in (WORSE, TOO_FEW_PAIRS)}
+            leading[str(cell)] = frozenset({best, *even})
+    return leading

@@ -11,8 +11,8 @@ from reports.tables import condition_summary
 
 BEST_IN_WORDS = (
     "Bold: the method with the best mean of its cell, and those that the paired t test against it, Holm-adjusted over "
-    "these comparisons of the cell, does not find worse at 0.05. The best is chosen by the same seeds, so what is not "
-    "bold is worse than a lucky one, too; a method with fewer than two pairs is never bold."
+    "these comparisons of the cell, does not find worse at 0.05. The best is chosen by these same seeds, which favours "
+    "it a little; a method with fewer than two pairs is never bold."
 )
 
 

@@ -188,7 +188,7 @@ def text_table(marked: Marked, *, caption: str, label: str) -> str:
     title = rf"\caption{{{escape(caption)}}}\label{{tab:{label}}}"
     height = sum(layout.height for layout in layouts) + 12 * (2 + points(" ".join(marked.table.notes), 8) / TEXT_WIDTH)
     below = "".join(
-        rf"\par\smallskip\parbox{{\linewidth}}{{\footnotesize\raggedright {note}}}" + "\n" for note in notes
+        rf"\par\smallskip\noindent\parbox{{\linewidth}}{{\footnotesize\raggedright {note}}}" + "\n" for note in notes
     )
     if height + 12 * points(caption, 10) / TEXT_WIDTH < TEXT_HEIGHT - 40:
         bodies = "\\par\\medskip\n".join(_tabular(marked, layout) for layout in layouts)
@@ -241,13 +241,15 @@ def _is_text(table: Table, column: int) -> bool:
 
 
 def _header_lines(title: str) -> list[str]:
+    """A title in lines of about HEADER_LETTERS; a longer word is broken, if it can be after what is no letter."""
     lines = [""]
     for word in title.split():
-        longer = f"{lines[-1]} {word}".lstrip()
-        if lines[-1] and len(longer) > HEADER_LETTERS:
-            lines.append(word)
-        else:
-            lines[-1] = longer
+        for index, piece in enumerate(re.findall(rf"[^\W_]{{1,{HEADER_LETTERS}}}[\W_]*|[\W_]+", word)):
+            blank = " " if index == 0 and lines[-1] else ""
+            if lines[-1] and len(lines[-1] + blank + piece) > HEADER_LETTERS:
+                lines.append(piece)
+            else:
+                lines[-1] += blank + piece
     return lines
 
 

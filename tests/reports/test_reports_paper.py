@@ -25,11 +25,12 @@ NASTY = r"""name: nasty
 question: 'Does $\alpha$ & {mixup} help 100 % of ~users^2 \input{x}? "Yes" <b>_#1_</b> naïve 中文'
 seeds: 3
 base:
-  dataset: {name: image_folder, root: ROOT, image_size: 8, test_fraction: 0.2}
   model: {name: mlp}
   training: {epochs: 3}
-methods: [erm, {name: mixup, alpha: [0.2, 1]}]
-matrix: {label_noise: [{rate: 0}, {kind: uniform, rate: 0.4}]}
+methods: [erm, {name: mixup, alpha: [0.2, 1]}, {name: mixup, alpha: 1, partner: different_class, lam_per: sample}]
+matrix:
+  dataset: [{name: image_folder, root: ROOT, image_size: 8, test_fraction: 0.2}, {name: digits}]
+  label_noise: [{rate: 0}, {kind: uniform, rate: 0.4}]
 evaluate: [clean, calibration, corruptions]
 """
 

@@ -455,6 +455,7 @@ def compare(before: Path, after: Path, metric: str, baseline: str, out: Path | N
 def publish(suite: str, overrides: tuple[str, ...], results: Path) -> None:
     """Bring MLflow up to date with the results folder; what is there already is not repeated."""
     from bench.results.mlflow import Publisher, default_tracking_uri
+    from bench.results.mlflow_access import without_secrets
 
     plan, store = _plan(suite, overrides, results)
     uri = default_tracking_uri(store)
@@ -464,8 +465,10 @@ def publish(suite: str, overrides: tuple[str, ...], results: Path) -> None:
             rendered = _render(plan, store, None)
             outcome = publisher.publish_report(_files(rendered), verdicts=rendered.verdicts)
         if outcome.is_behind or outcome.error:
-            raise UserError(f"MLflow at {uri}: {outcome.error}")
-        _echo(f"published to {uri}\n{_mlflow_address(publisher)}")
+            raise UserError(f"MLflow at {without_secrets(uri)}: {outcome.error}")
+        for note in outcome.notes:
+            _echo(f"MLflow  {note}")
+        _echo(f"published to {without_secrets(uri)}\n{_mlflow_address(publisher)}")
 
 
 @main.command()
@@ -494,6 +497,7 @@ def merge(sources: tuple[Path, ...], results: Path, dry_run: bool) -> None:
 def ui(results: Path, host: str, port: int) -> None:
     """Serve MLflow's web pages for the results folder, until Ctrl-C."""
     from bench.results.mlflow import default_tracking_uri
+    from bench.results.mlflow_access import without_login
     from bench.results.mlflow_server import server_command
     from bench.results.store import Store
 
@@ -501,7 +505,8 @@ def ui(results: Path, host: str, port: int) -> None:
     uri = default_tracking_uri(Store(results.absolute()))
     if uri.startswith(("http://", "https://")):
         raise UserError(
-            f"MLFLOW_TRACKING_URI is a server already: open {uri}, or unset it to see the results folder's own"
+            f"MLFLOW_TRACKING_URI is a server already: open {without_login(uri)}, or unset it to see the results "
+            f"folder's own"
         )
     try:
         server = server_command(uri, host=host, port=port)
@@ -715,6 +720,7 @@ def _publishing(plan: Plan, store: Store, *, enabled: bool) -> Iterator[Callable
         yield lambda _: None
         return
     from bench.results.mlflow import Publisher, PublisherThread, default_tracking_uri
+    from bench.results.mlflow_access import without_secrets
 
     uri = default_tracking_uri(store)
     publisher = Publisher(store, plan, tracking_uri=uri, experiment=plan.suite.name)
@@ -731,7 +737,7 @@ def _publishing(plan: Plan, store: Store, *, enabled: bool) -> Iterator[Callable
         for note in outcome.notes:
             _echo(f"MLflow  {note}")
         if outcome.is_behind or outcome.error:
-            _echo(f"MLflow  {uri} is behind by {behind} ({outcome.error}); `bench publish` catches up")
+            _echo(f"MLflow  {without_secrets(uri)} is behind by {behind} ({outcome.error}); `bench publish` catches up")
         else:
             _echo(f"MLflow  {_mlflow_address(publisher)}")
 

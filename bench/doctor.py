@@ -35,7 +35,7 @@ def examine(store: Store, data_root: Path) -> Iterator[Finding]:
     yield _store(store)
     yield _tried("torch", _torch)
     yield _tried("precision", _precision)
-    yield _tried("MLflow", lambda: _mlflow(store))
+    yield _mlflow(store)
 
 
 def _python() -> Finding:
@@ -115,11 +115,17 @@ def _precision() -> str:
     return f"precision: bf16 makes convolutions slower on this CPU ({gain:.2f} times as fast): leave it at fp32"
 
 
-def _mlflow(store: Store) -> str:
-    from bench.results.mlflow import count_experiments, default_tracking_uri
+def _mlflow(store: Store) -> Finding:
+    from bench.results.mlflow import count_experiments, default_tracking_uri, mlflow_error
+    from bench.results.mlflow_access import login, without_secrets
 
     uri = default_tracking_uri(store)
-    return f"MLflow at {uri}: {count_experiments(uri)} experiments"
+    who = login(uri) if uri.startswith("http") else ""
+    text = f"MLflow at {without_secrets(uri)}{who and f', as {who}'}"
+    try:
+        return Finding(True, f"{text}: {count_experiments(uri)} experiments")
+    except Exception as error:
+        return Finding(False, text, mlflow_error(error, uri))
 
 
 def _tried(what: str, examination: Callable[[], str]) -> Finding:

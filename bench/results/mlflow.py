@@ -27,6 +27,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from bench.results.mlflow_access import hand_over_login, refusal, without_login, without_secrets
 from bench.results.mlflow_suite import EXPERIMENT_KIND, artifact_folder, experiment_tags, plan_record, report_note
 from bench.results.mlflow_trial import (
     GIVEN_NAME,
@@ -220,7 +221,7 @@ class Publisher:
 
     def link(self, base_url: str) -> str | None:
         """The address of the plan's charts below MLflow's `base_url`; None before `prepare` has found MLflow."""
-        return self._experiment_id and deep_link(base_url, self._experiment_id, self._plan.plan_id)
+        return self._experiment_id and deep_link(without_login(base_url), self._experiment_id, self._plan.plan_id)
 
     def num_pending(self) -> int:
         """How many trials' folders hold what MLflow may not have."""
@@ -259,7 +260,7 @@ class Publisher:
             except Exception as error:
                 if not _concerns_one_run(error):
                     raise
-                complaints.append(f"{planned.trial_id}: {_reason(error)}")
+                complaints.append(f"{planned.trial_id}: {mlflow_error(error, self.tracking_uri)}")
                 continue
             self._heard_at = time.monotonic()
             self._mirrored[planned.trial_id] = signature
@@ -294,7 +295,7 @@ class Publisher:
     def _forget(self, error: Exception) -> None:
         """Forget what MLflow holds, because it may come back another; wait longer before each next try."""
         self._connection = None
-        self._error = _reason(error)
+        self._error = mlflow_error(error, self.tracking_uri)
         self._retry_at = time.monotonic() + min(2.0 * 2**self._failures, SLOWEST_RETRY_SECONDS)
         self._failures += 1
 
@@ -305,7 +306,7 @@ class Publisher:
         self._heard_at = time.monotonic()
         create_database(self.tracking_uri)
         check_database(self.tracking_uri)
-        client = mlflow.MlflowClient(tracking_uri=self.tracking_uri)
+        client = mlflow.MlflowClient(tracking_uri=hand_over_login(self.tracking_uri))
         experiment = client.get_experiment_by_name(self._experiment)
         if experiment is None:
             try:
@@ -344,7 +345,7 @@ class Publisher:
                 content = view.content(now_ms=milliseconds(time.time()))
                 client.set_experiment_tag(experiment.experiment_id, view.tag, content)
         except Exception as error:  # looks only
-            return (f"no saved chart view: {_reason(error)}",)
+            return (f"no saved chart view: {mlflow_error(error, self.tracking_uri)}",)
         return ()
 
     def _look_up_runs(self, connection: _Connection) -> None:
@@ -417,7 +418,7 @@ class Publisher:
             _log_inputs(connection.client, run.run_id, lacking)
         except Exception as error:
             connection.takes_inputs = False
-            self._notes = (*self._notes, f"data sets are not shown: {_reason(error)}")
+            self._notes = (*self._notes, f"data sets are not shown: {mlflow_error(error, self.tracking_uri)}")
             return
         run.inputs |= {(each.name, each.digest) for each in lacking}
 
@@ -535,7 +536,8 @@ def count_experiments(tracking_uri: str) -> int:
     """How many experiments MLflow has, to see whether it answers; 0 for a local database that is not made yet."""
     if tracking_uri.startswith("sqlite:///") and not Path(tracking_uri.removeprefix("sqlite:///")).exists():
         return 0
-    return len(_import_mlflow().MlflowClient(tracking_uri=tracking_uri).search_experiments(max_results=1000))
+    client = _import_mlflow().MlflowClient(tracking_uri=hand_over_login(tracking_uri))
+    return len(client.search_experiments(max_results=1000))
 
 
 def _import_mlflow() -> Any:
@@ -685,14 +687,26 @@ def _concerns_one_run(error: Exception) -> bool:
     return isinstance(error, KeyError | TypeError | ValueError)
 
 
-def _reason(error: BaseException) -> str:
-    """One short line: of a failed request, what the network said, without the layers around it."""
+def mlflow_error(error: BaseException, tracking_uri: str = "") -> str:
+    """One short line: of a failed request, what the network said, without the layers around it; no secret in it."""
     found = [error]
     for each in found:  # urllib3 gives one error as the cause and another as the context
         inner = [other for other in (each.__cause__, each.__context__) if other is not None]
         found += [other for other in inner if all(other is not known for known in found)]
+    for each in found:
+        if (status := _http_status(each)) in (401, 403):
+            return refusal(status, str(each), tracking_uri)
     for each in reversed(found):
         if isinstance(each, OSError) and (each.strerror or not (each.__cause__ or each.__context__)):
-            return each.strerror or str(each)
-    lines = str(error).strip().splitlines()
+            return without_secrets(each.strerror or str(each))
+    lines = without_secrets(str(error)).strip().splitlines()
     return (lines[0] if lines else type(error).__name__)[:300]
+
+
+def _http_status(error: BaseException) -> int:
+    """The status of a server's answer, 0 for another error."""
+    answer = getattr(error, "response", None)  # of requests, which sends the artifacts; one of 400 and more is false
+    if answer is not None:
+        return int(answer.status_code)
+    code = getattr(error, "get_http_status_code", None)
+    return int(code()) if code is not None else 0

@@ -1,7 +1,8 @@
 """The saved chart views of a plan's runs in MLflow's web page, and the link that opens one.
 
 MLflow 3 keeps a shared view in an experiment tag and documents neither its name nor its content; both were read from
-the page's own code (3.17) and seen in the pages of 3.0 to 3.17. Nothing but looks depends on it. Imports no MLflow.
+the page's own code (3.17) and seen to work in the pages of 3.7, 3.10, 3.13 and 3.17. Nothing but looks depends on it.
+Imports no MLflow.
 """
 
 from __future__ import annotations
@@ -44,13 +45,39 @@ LONGEST_VIEW = 5000
 LOADED = 100
 """Runs that the page loads at once; its charts show no others."""
 
+PACKED = "deflate;"
+"""What a packed state begins with."""
+
 FRONT = "bench"
 """The section of our own charts; the generated ones are below it, folded."""
 
 
+REST_OF_STATE: dict[str, Any] = {
+    "columnOrder": [],
+    "columnWidths": {},
+    "runsExpanded": {},
+    "runsPinned": [],
+    "runsHidden": [],
+    "runsVisibilityMap": {},
+    "viewMaximized": False,
+    "runListHidden": False,
+    "autoRefreshEnabled": True,
+    "globalLineChartConfig": {"xAxisKey": "step", "lineSmoothness": 0, "selectedXAxisMetricKey": ""},
+    "startTime": "ALL",
+    "lifecycleFilter": "Active",
+    "modelVersionFilter": "All Runs",
+    "datasetsFilter": [],
+}
+"""The page's own defaults; before 3.15 it breaks where a saved state lacks one."""
+
+
 @dataclass(frozen=True)
 class SavedView:
-    """An entry of the page's menu of views.  tag: the experiment tag that holds it.  state: what the page shows."""
+    """What the page shows under one address.
+
+    tag: the experiment tag that holds it.  name: its entry in the menu of views, which MLflow has since 3.15; "" for
+    none, and then every MLflow 3 can open it, while the older ones wait for ever before one with a name.
+    """
 
     tag: str
     name: str
@@ -58,30 +85,33 @@ class SavedView:
 
     def content(self, *, now_ms: int) -> str:
         """The tag's value."""
-        packed = base64.b64encode(zlib.compress(json.dumps(self.state).encode(), 9)).decode()
-        envelope = {"name": self.name, "createdAt": now_ms, "updatedAt": now_ms, "state": f"deflate;{packed}"}
-        return json.dumps(envelope)
+        packed = PACKED + base64.b64encode(zlib.compress(json.dumps(self.state).encode(), 9)).decode()
+        if not self.name:
+            return packed
+        return json.dumps({"name": self.name, "createdAt": now_ms, "updatedAt": now_ms, "state": packed})
 
     def replaces(self, there: str | None) -> bool:
         """Whether it is to be saved where the tag says `there`: an older one of ours, and none that a user changed."""
         if there is None:
             return True
         try:
-            envelope = json.loads(there)
-            if envelope["createdAt"] != envelope["updatedAt"]:
+            envelope = {"name": "", "state": there} if there.startswith(PACKED) else json.loads(there)
+            if envelope.get("createdAt") != envelope.get("updatedAt"):
                 return False
-            state = json.loads(zlib.decompress(base64.b64decode(envelope["state"].partition(";")[2])))
-        except (ValueError, TypeError, KeyError, zlib.error):
+            state = json.loads(zlib.decompress(base64.b64decode(envelope["state"].removeprefix(PACKED))))
+        except (ValueError, TypeError, KeyError, AttributeError, zlib.error):
             return False
-        return (envelope.get("name"), state) != (self.name, self.state)
+        return (envelope["name"], state) != (self.name, self.state)
 
 
 def saved_views(plan: Plan) -> tuple[SavedView, ...]:
-    """One that shows means over seeds, which the link opens, and one that shows every run."""
+    """Means over seeds, for the link and for the menu, and single runs, for the menu."""
+    tag, means = view_tag(plan.plan_id), _means(plan)
     trials, seeds = len(plan.suite_trials), len(plan.seeds)
     return (
-        SavedView(view_tag(plan.plan_id), f"means of {seeds} seeds, {trials} runs ({plan.plan_id})", _means(plan)),
-        SavedView(f"{view_tag(plan.plan_id)}-seeds", f"single seeds, {trials} runs ({plan.plan_id})", _seeds(plan)),
+        SavedView(tag, "", means),
+        SavedView(f"{tag}-means", f"means of {seeds} seeds, {trials} runs ({plan.plan_id})", means),
+        SavedView(f"{tag}-seeds", f"single seeds, {trials} runs ({plan.plan_id})", _seeds(plan)),
     )
 
 
@@ -121,7 +151,7 @@ def _means(plan: Plan) -> dict[str, Any]:
         },
         "groupsExpanded": {f"tag.condition.{name}": False for name in names},
     }
-    view = SavedView("", "", state | grouping)
+    view = SavedView("", "its name", state | grouping)
     if len(view.content(now_ms=10**12)) > LONGEST_VIEW - 200:  # of some hundred conditions: they are listed unfolded
         grouping["groupsExpanded"] = {}
     return state | grouping
@@ -168,6 +198,7 @@ def _state(plan: Plan, shown: str, axes: Sequence[str]) -> dict[str, Any]:
         "runsHiddenMode": "SHOW_ALL",  # otherwise the charts show the first ten runs
         "hideEmptyCharts": True,
         "isAccordionReordered": True,  # our section stays in front of the generated ones
+        **REST_OF_STATE,
         "compareRunCharts": charts,
         "compareRunSections": [
             {"uuid": FRONT, "name": title, "display": True, "isReordered": True, "columns": 2},
@@ -193,7 +224,8 @@ def _varied(plan: Plan, *, numbers_only: bool) -> list[str]:
         values = [params.get(name) for params in every]
         if None in values or (numbers_only and not all(map(_is_number, values))):
             continue
-        division = tuple(values.index(value) for value in values)
+        places: dict[str | None, int] = {}
+        division = tuple(places.setdefault(value, len(places)) for value in values)
         if any(division):
             varied.setdefault(division, name)
     seed = ["seed"] if not numbers_only and len(plan.seeds) > 1 else []

@@ -478,7 +478,7 @@ def test_the_experiment_says_how_to_read_it(store: Store, plan: Plan, database: 
     assert experiment.tags["mlflow.experiment.primaryMetric.name"] == "final/test_error"
     assert "Does mixup help?" in experiment.tags["mlflow.note.content"]
     views = {tag for tag in experiment.tags if tag.startswith("mlflow.sharedViewState.")}
-    assert views == {f"mlflow.sharedViewState.bench-{plan.plan_id}{which}" for which in ("", "-seeds")}
+    assert views == {f"mlflow.sharedViewState.bench-{plan.plan_id}{which}" for which in ("", "-means", "-seeds")}
     assert experiment.artifact_location == f"file://{store.root}/mlflow-artifacts/digits"
     assert f"experiments/{experiment.experiment_id}/" in str(publisher.link("http://x"))
     assert count(database, "experiments") == 2  # MLflow's own, and ours
@@ -514,7 +514,7 @@ def test_a_view_that_a_user_has_changed_stays_and_an_older_one_of_ours_does_not(
     from mlflow import MlflowClient
 
     client = MlflowClient(tracking_uri=f"sqlite:///{database}")
-    means, seeds = saved_views(plan)
+    _, means, seeds = saved_views(plan)
 
     def prepare() -> dict[str, str]:
         Publisher(store, plan, tracking_uri=f"sqlite:///{database}", experiment="digits").prepare()

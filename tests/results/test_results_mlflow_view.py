@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import zlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,12 @@ def planned(folder: Path, rest: str) -> Plan:
     return make_plan(load_suite(path))
 
 
+def listed(plan: Plan) -> tuple[SavedView, SavedView]:
+    """The two views of the page's menu: means, single seeds."""
+    _, means, seeds = saved_views(plan)
+    return means, seeds
+
+
 def unpack(tag: str) -> tuple[dict[str, Any], dict[str, Any]]:
     envelope = json.loads(tag)
     scheme, _, packed = envelope["state"].partition(";")
@@ -38,7 +45,7 @@ def charts(view: SavedView, kind: str) -> list[dict[str, Any]]:
 
 
 def test_both_views_show_alpha_against_error_for_this_plan(plan: Plan) -> None:
-    views = saved_views(plan)
+    views = listed(plan)
     assert len({view.tag for view in views}) == len({view.name for view in views}) == 2
     for view in views:
         envelope, state = unpack(view.content(now_ms=1234))
@@ -57,7 +64,7 @@ def test_both_views_show_alpha_against_error_for_this_plan(plan: Plan) -> None:
 
 
 def test_means_are_of_conditions_and_their_axes_numbers(plan: Plan) -> None:
-    means, seeds = saved_views(plan)
+    means, seeds = listed(plan)
     assert means.state["groupBy"]["groupByKeys"] == [{"mode": "tag", "groupByData": "condition"}]
     assert means.state["groupsExpanded"] == {
         f"tag.condition.{arm} | {cell}": False
@@ -87,7 +94,7 @@ def test_parallel_coordinates_leave_out_what_runs_lack_and_what_changes_with_ano
 
 def test_nothing_that_varies_makes_no_scatter_of_nothing(tmp_path: Path) -> None:
     plan = planned(tmp_path, "methods: [erm]\n")
-    means, _ = saved_views(plan)
+    means, _ = listed(plan)
     assert charts(means, "SCATTER") == []
     assert means.state["groupsExpanded"] == {"tag.condition.erm": False}
 
@@ -112,12 +119,26 @@ def test_the_tag_fits_into_the_5000_characters_of_older_versions(plan: Plan, tmp
 
 
 def test_a_view_replaces_an_older_one_of_ours_only(plan: Plan) -> None:
-    view, other = saved_views(plan)
+    view, other = listed(plan)
     assert view.replaces(None)
     assert view.replaces(other.content(now_ms=5))
     assert not view.replaces(view.content(now_ms=5))
     assert not view.replaces(json.dumps(json.loads(other.content(now_ms=5)) | {"updatedAt": 6}))
     assert not view.replaces("what is this")
+    link, means, _ = saved_views(plan)
+    assert link.replaces(means.content(now_ms=5))  # as it was saved once
+    assert link.replaces(replace(link, state={}).content(now_ms=5))
+    assert not link.replaces(link.content(now_ms=5))
+
+
+def test_the_link_opens_a_view_that_has_all_that_older_pages_ask_for(plan: Plan) -> None:
+    """They cannot read one with a name, and break where the state lacks a part."""
+    link, means, _ = saved_views(plan)
+    content = link.content(now_ms=5)
+    assert content.startswith("deflate;")
+    assert link.tag == view_tag(plan.plan_id)
+    assert json.loads(zlib.decompress(base64.b64decode(content.partition(";")[2]))) == means.state
+    assert {"columnOrder", "columnWidths", "runsPinned", "runsHidden", "datasetsFilter"} <= means.state.keys()
 
 
 def test_the_link_opens_the_view_of_the_plan(plan: Plan) -> None:

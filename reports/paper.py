@@ -12,6 +12,7 @@ import pandas as pd
 from bench.results.store import write_atomically
 from reports import tables, wording
 from reports.best import BEST_IN_WORDS, leading_arms
+from reports.costs import time_table
 from reports.figures import FIGURES, Drawing
 from reports.formats import csv_bytes
 from reports.html import provenance
@@ -245,7 +246,7 @@ def _how_it_was_made(results: Results) -> Iterator[_Entry]:
     recipe = "What was trained. Several values with a slash between them: cells differ in this."
     yield _Entry("recipe", Marked(tables.recipe_table(results)), recipe)
     yield _Entry("data", Marked(tables.data_table(results)), "Data as the trials saw it, after the validation split.")
-    yield _Entry("time", Marked(tables.time_table(results)), "Time spent, over all trials of a method that ended.")
+    yield _Entry("time", Marked(time_table(results)), "Time spent, over all trials of a method that ended.")
 
 
 def _as_shown(table: Table) -> pd.DataFrame:

@@ -42,8 +42,11 @@ MOST_NAMED = 5
 """A caution names so many, and counts the others."""
 
 
-ROOM = {"pdf": 1_000_000, "csv": 600_000}
-"""Bytes of files of each kind, those of CSV packed, that the page has inside. The largest are left out first."""
+ROOM = 3_300_000
+"""Characters that the figures of a page have, so that a report of 1,000 trials stays below 5 MB.
+
+Those that are seen are always inside. Of their files, PDF and packed CSV, the largest are left out first.
+"""
 
 
 @dataclass(frozen=True)
@@ -137,31 +140,30 @@ def _policy(style: str, script: str) -> str:
 
 
 def _embedded(drawings: Mapping[str, Drawing], files: Mapping[str, Files]) -> dict[str, Embedded]:
-    contents = {
-        "pdf": {name: each.pdf for name, each in files.items()},
-        "csv": {name: gzip.compress(each.csv, mtime=0) for name, each in files.items()},
-    }
-    inside = {kind: _fitting(contents[kind], ROOM[kind]) for kind in contents}
-    text = {kind: {name: base64.b64encode(each).decode() for name, each in inside[kind].items()} for kind in inside}
+    contents: dict[tuple[str, str], str] = {}
+    for name, each in files.items():
+        contents[name, "pdf"] = base64.b64encode(each.pdf).decode()
+        contents[name, "csv"] = base64.b64encode(gzip.compress(each.csv, mtime=0)).decode()
+    inside = _fitting(contents, ROOM - sum(len(each.svg) for each in files.values()))
     return {
         name: Embedded(
             drawing,
             svg=Markup(files[name].svg),
-            pdf=text["pdf"].get(name, ""),
-            csv=text["csv"].get(name, ""),
-            beside=tuple(kind for kind in inside if name not in inside[kind]),
+            pdf=inside.get((name, "pdf"), ""),
+            csv=inside.get((name, "csv"), ""),
+            beside=tuple(kind for kind in ("pdf", "csv") if (name, kind) not in inside),
         )
         for name, drawing in drawings.items()
     }
 
 
-def _fitting(contents: Mapping[str, bytes], room: int) -> dict[str, bytes]:
-    """Those that take at most `room` bytes together, the smallest first."""
-    found: dict[str, bytes] = {}
-    for name in sorted(contents, key=lambda name: len(contents[name])):
-        room -= len(contents[name])
+def _fitting(contents: Mapping[tuple[str, str], str], room: int) -> dict[tuple[str, str], str]:
+    """Those that take at most `room` characters together, the smallest first."""
+    found: dict[tuple[str, str], str] = {}
+    for key in sorted(contents, key=lambda key: len(contents[key])):
+        room -= len(contents[key])
         if room >= 0:
-            found[name] = contents[name]
+            found[key] = contents[key]
     return found
 
 

@@ -7,6 +7,7 @@ neighbours that look alike share their attributes. That halves the size.
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import re
@@ -22,6 +23,7 @@ import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from PIL import Image
 
 from bench.text import printable
 from reports import theme
@@ -30,7 +32,14 @@ PIXELS_PER_INCH = 130
 """How large a figure stands on the page: its 8 pt become 14 pixels."""
 
 LARGEST = 400_000
-"""Bytes. Of a larger figure the lines, bands and bars become a picture, and the text and the labelled marks stay."""
+"""Characters. Of a larger figure the lines, bands and bars become a picture, where that is smaller; text and labelled
+marks stay."""
+
+DENSE = 30
+"""Points. Of a path with more of them, a tenth of a point is as exact as 720 dots per inch; of others, a hundredth."""
+
+COLOURS = 64
+"""Of the picture that a dense figure's lines become."""
 
 FONTS = "DejaVu Sans, Bitstream Vera Sans, Verdana, Geneva, sans-serif"
 """The figures' own font, and those of the same widths that other machines have."""
@@ -67,10 +76,18 @@ def labelled(artist: Artist, texts: Sequence[str]) -> None:
 def inline_svg(figure: Figure, *, name: str, alt: str) -> str:
     """The figure as an <svg> element for HTML.  name: makes its ids differ from those of all other figures."""
     text = _inlined(_encode(figure, name), figure, name=name, alt=alt)
-    if len(text.encode(errors="backslashreplace")) > LARGEST:
-        with _rasterised(figure):
-            text = _inlined(_encode(figure, name), figure, name=name, alt=alt)
-    return text
+    if len(text) <= LARGEST:
+        return text
+    with _rasterised(figure):
+        other = _inlined(_encode(figure, name), figure, name=name, alt=alt)
+    return min(text, re.sub(r"(?<=data:image/png;base64,)[^\"]+", _fewer_colours, other), key=len)
+
+
+def _fewer_colours(picture: re.Match[str]) -> str:
+    content = io.BytesIO()
+    with Image.open(io.BytesIO(base64.b64decode(picture[0]))) as image:
+        image.convert("RGBA").quantize(COLOURS, method=Image.Quantize.FASTOCTREE).save(content, "png", optimize=True)
+    return base64.b64encode(content.getvalue()).decode()
 
 
 def _encode(figure: Figure, name: str) -> str:
@@ -201,9 +218,41 @@ def _rounded(match: re.Match[str]) -> str:
 
 
 def _path(d: str) -> str:
-    """M 1.234 2 L 3 4 L 5 6 as M1.23 2L3 4 5 6."""
-    d = re.sub(r"\s*([A-Za-z])\s*", r"\1", _DECIMALS.sub(_rounded, " ".join(d.split())))
-    return re.sub(r"(L[^A-Za-z]*)(?:(?<=\d)L[^A-Za-z]*)+", lambda run: "L" + run[0][1:].replace("L", " "), d)
+    """A path with its lines as steps from point to point, in decimals that no print shows: half the bytes."""
+    tokens = d.split()
+    if not set("CQAHVcqhv").isdisjoint(tokens):
+        return re.sub(r"\s*([A-Za-z])\s*", r"\1", _DECIMALS.sub(_rounded, " ".join(tokens)))
+    digits = 1 if len(tokens) > 3 * DENSE else 2
+    parts: list[str] = []
+    at, start, letter, place = (0, 0), (0, 0), "", 0
+    while place < len(tokens):
+        if tokens[place].isalpha():
+            letter = tokens[place]
+            place += 1
+            if letter in "zZ":
+                parts.append("z")
+                at = start
+            continue
+        # Whole numbers of the last decimal, so that the steps' rounding never adds up.
+        to = (round(float(tokens[place]) * 10**digits), round(float(tokens[place + 1]) * 10**digits))
+        place += 2
+        x, y = (_decimal(value, digits) for value in (to if letter == "M" else (to[0] - at[0], to[1] - at[1])))
+        same = letter == "L" and parts and parts[-1].startswith("l")
+        command = letter if letter == "M" else " " if same and not x.startswith("-") else "" if same else "l"
+        text = f"{command}{x}{y if y.startswith('-') else f' {y}'}"
+        if same:
+            parts[-1] += text
+        else:
+            parts.append(text)
+        start = to if letter == "M" else start
+        at = to
+    return "".join(parts)
+
+
+def _decimal(value: int, digits: int) -> str:
+    """So many hundredths (or tenths) in the fewest characters: -5 as -.05."""
+    text = f"{value / 10**digits:.{digits}f}".rstrip("0").rstrip(".")
+    return re.sub(r"^(-?)0\.", r"\1.", text) if text not in ("-0", "") else "0"
 
 
 def _tag_with(tag: str, attributes: Mapping[str, str], ids: Mapping[str, str], end: str = ">") -> str:

@@ -18,15 +18,15 @@ function button(text, act, attributes = {}) {
 const isSandboxed = window.self !== window.top && window.origin === "null";
 
 // A page in a sandboxed frame, such as MLflow's, may keep nothing: then each visit begins anew.
-function remember(kind, key, value) {
+function remember(key, value) {
   try {
-    window[kind].setItem(`mixup-bench ${key}`, value);
+    localStorage.setItem(`mixup-bench ${key}`, value);
   } catch { /* not allowed */ }
 }
 
-function remembered(kind, key) {
+function remembered(key) {
   try {
-    return window[kind].getItem(`mixup-bench ${key}`);
+    return localStorage.getItem(`mixup-bench ${key}`);
   } catch {
     return null;
   }
@@ -43,7 +43,7 @@ function addThemeButton() {
   const isDark = () => (document.documentElement.dataset.theme ?? (system.matches ? "dark" : "light")) === "dark";
   const toggle = button("Dark", () => {
     setTheme(isDark() ? "light" : "dark");
-    remember("localStorage", "theme", document.documentElement.dataset.theme);
+    remember("theme", document.documentElement.dataset.theme);
     show();
   });
   const show = () => toggle.setAttribute("aria-pressed", String(isDark()));
@@ -337,7 +337,7 @@ function prepareFigure(figure) {
   tools.append(said);
 }
 
-// Printing, and pages that load themselves again
+// Printing
 
 function unfoldForPrinting() {
   let folded = [];
@@ -348,14 +348,7 @@ function unfoldForPrinting() {
   addEventListener("afterprint", () => { for (const each of folded) each.open = false; });
 }
 
-function keepPosition() {
-  if (!document.querySelector("meta[http-equiv=refresh]")) return;
-  const place = remembered("sessionStorage", "position");
-  if (place !== null) scrollTo(0, Number(place));
-  addEventListener("pagehide", () => remember("sessionStorage", "position", String(scrollY)));
-}
-
-setTheme(remembered("localStorage", "theme"));
+setTheme(remembered("theme"));
 document.addEventListener("DOMContentLoaded", () => {
   addThemeButton();
   prepareTables();
@@ -364,5 +357,4 @@ document.addEventListener("DOMContentLoaded", () => {
   unfoldForPrinting();
   followContents();
   followLinks();
-  keepPosition();
 });

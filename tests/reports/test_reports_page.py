@@ -140,14 +140,20 @@ def test_files_that_do_not_fit_are_named_instead(
     world = make_world(seeds=2, label_noise="[{rate: 0}]", evaluate="[clean]")
     for planned in world.plan.trials:
         world.finish(planned, 0.1 + 0.01 * planned.trial.seed)
-    whole = Markup(render(world.plan, world.store, tmp_path / "a").html.read_text())
-    sizes = sorted(len(base64.b64decode(each)) for each in whole.values("data-csv"))
-    monkeypatch.setitem(html.ROOM, "csv", sum(sizes) - 1)
+    source = render(world.plan, world.store, tmp_path / "a").html.read_text()
+    svgs = sum(len(each) for each in re.findall(r"<svg.*?</svg>", source, re.DOTALL))
+    sizes = sorted(len(each) for each in embedded(Markup(source)))
+    monkeypatch.setattr(html, "ROOM", svgs + sum(sizes) - 1)
     source = render(world.plan, world.store, tmp_path / "b").html.read_text()
-    kept = sorted(len(base64.b64decode(each)) for each in Markup(source).values("data-csv"))
-    assert kept == sizes[:-1], "the largest goes first"
-    [name] = re.findall(r"Too large for this page: figures/(\w+)\.csv", source)
-    assert (tmp_path / "b" / "figures" / f"{name}.csv").stat().st_size > 0
+    assert sorted(len(each) for each in embedded(Markup(source))) == sizes[:-1], "the largest goes first"
+    [name] = re.findall(r"Too large for this page: figures/(\w+\.\w+)\.", source)
+    assert (tmp_path / "b" / "figures" / name).stat().st_size > 0
+
+
+def embedded(page: Markup) -> list[str]:
+    """The files inside, as base64."""
+    links = [each["href"] for each in page.all("a") if "download" in each]
+    return [*page.values("data-csv"), *(link.partition(",")[2] for link in links)]
 
 
 def drawn(figure: Figure, name: str = "x") -> Markup:

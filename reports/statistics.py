@@ -290,7 +290,8 @@ def compare(
     evidence = [_evidence(pairs, test, rule=rule) for pairs, test in zip(family, tests, strict=True)]
     equal_ps = [_equality(pairs, rule=rule, smallest_effect=smallest_effect) for pairs in family]
     adjusted = adjust([each.p for each in evidence], equal_ps if smallest_effect else None)
-    open_level = SIGNIFICANCE_LEVEL / adjusted.open  # the step at which Holm stands now
+    open_level = SIGNIFICANCE_LEVEL * adjusted.difference_share  # the step at which Holm stands now
+    equal_level = SIGNIFICANCE_LEVEL * adjusted.equality_share
     flip_holm_ps = holm(flips)
     holm_floors = holm(floors)
     comparisons = []
@@ -328,7 +329,7 @@ def compare(
                 else _agreement(verdict, p=float(flip_holm_ps[index]), floor=float(holm_floors[index])),
                 spread="" if test.sd != 0 else "constant" if test.mean else "identical",
                 seeds_for_clear_answer=_seeds_for_clear_answer(
-                    test, n, level=open_level, smallest_effect=smallest_effect
+                    test, n, level=open_level, smallest_effect=smallest_effect, equal_level=equal_level
                 )
                 if is_unclear
                 else None,
@@ -544,10 +545,12 @@ def _agreement(verdict: str, *, p: float, floor: float) -> str:
     return "cannot agree" if clear and floor > SIGNIFICANCE_LEVEL else "disagrees"
 
 
-def _seeds_for_clear_answer(test: PairedT, n: int, *, level: float, smallest_effect: float | None) -> int | None:
+def _seeds_for_clear_answer(
+    test: PairedT, n: int, *, level: float, smallest_effect: float | None, equal_level: float
+) -> int | None:
     effect = test.mean / test.sd
     seeds = [seeds_for_power(effect, level=level)]
-    seeds += [seeds_for_equality(effect, smallest_effect / test.sd, level=level)] if smallest_effect else []
+    seeds += [seeds_for_equality(effect, smallest_effect / test.sd, level=equal_level)] if smallest_effect else []
     fewest = min((each for each in seeds if each is not None), default=None)
     return fewest and max(fewest, n + 1)
 

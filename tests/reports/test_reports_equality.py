@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -107,11 +108,13 @@ def test_seeds_for_equality_reach_the_power_in_simulation(effect: float, margin:
 
 
 def test_both_kinds_of_p_are_adjusted_together_by_hand() -> None:
-    """In order: 0.004 and 0.006 are times 3, which leaves both of the first comparison rejected; so 0.02 is times 2."""
+    """Shares: 1/3 for 0.004; then 1/4 for 0.006, which beside a difference may be one of two that matter; then 1/2."""
     both = adjust([0.004, 0.02, 0.9], [0.006, 0.7, 0.03])
     assert both.differences == pytest.approx([0.012, 0.04, 1.0])
-    assert both.equalities == pytest.approx([0.018, 1.0, 0.06])
-    assert both.open == 2
+    assert both.equalities == pytest.approx([0.024, 1.0, 0.06])
+    assert (both.difference_share, both.equality_share) == (0.5, 0.5)
+    alone = adjust([0.03], [0.04])
+    assert (alone.differences[0], alone.equalities[0]) == (0.03, 0.04)
     missing = adjust([math.nan, 0.01], [math.nan, 0.3])
     assert missing.differences[1] == pytest.approx(0.02)
     assert np.isnan([missing.differences[0], missing.equalities[0]]).all()
@@ -122,7 +125,38 @@ def test_without_an_effect_that_matters_it_is_holm_s_adjustment() -> None:
     alone = adjust(ps)
     assert alone.differences == pytest.approx(holm(ps), nan_ok=True)
     assert np.isnan(alone.equalities).all()
-    assert alone.open == 4 - int(np.sum(holm(ps) <= 0.05))
+    assert alone.difference_share == 1 / (4 - int(np.sum(holm(ps) <= 0.05)))
+
+
+def brute_force(difference_ps: Sequence[float], equality_ps: Sequence[float]) -> np.ndarray:
+    """The closed test, set by set: of each comparison a hypothesis of one kind or none, weighed as the docs say."""
+    n = len(difference_ps)
+    adjusted = np.zeros((2, n))
+    for kinds in itertools.product((None, 0, 1), repeat=n):
+        of_kind = [[i for i in range(n) if kinds[i] == kind] for kind in (0, 1)]
+        size = len(of_kind[0]) + len(of_kind[1])
+        halves = 2 * len(of_kind[1]) > size and bool(of_kind[0])
+        ps = [(difference_ps, equality_ps)[kind][i] for kind in (0, 1) for i in of_kind[kind]]
+        shares = [0.5 / len(of_kind[kind]) if halves else 1 / size for kind in (0, 1) for _ in of_kind[kind]]
+        p = min((each / share for each, share in zip(ps, shares, strict=True)), default=0.0)
+        for kind in (0, 1):
+            for i in of_kind[kind]:
+                adjusted[kind, i] = max(adjusted[kind, i], min(1.0, p))
+    return adjusted
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 5])
+def test_the_adjustment_rejects_nothing_that_the_closed_test_would_not(n: int) -> None:
+    """All 3^n sets of hypotheses that may be true together. Step by step it gives the same, or is more careful."""
+    rng = np.random.default_rng(n)
+    same = 0
+    for _ in range(60):
+        ps = rng.random((2, n)) ** 4
+        found, closed = adjust(*ps.tolist()), brute_force(*ps.tolist())
+        stepped = np.array([found.differences, found.equalities])
+        assert (stepped >= closed - 1e-12).all()
+        same += bool(np.allclose(stepped, closed))
+    assert same > 20
 
 
 def is_false(judged: Comparison, difference: float) -> bool:
@@ -171,7 +205,7 @@ def test_two_adjustments_side_by_side_would_have_more(monkeypatch: pytest.Monkey
     """The same simulation of what comes to mind first shows that the one above can fail."""
 
     def apart(difference_ps: Sequence[float], equality_ps: Sequence[float] | None = None) -> Adjusted:
-        return Adjusted(holm(difference_ps), holm(equality_ps or []), 1)
+        return Adjusted(holm(difference_ps), holm(equality_ps or []), 1.0, 1.0)
 
     monkeypatch.setattr(statistics, "adjust", apart)
     assert share_of_false_families(**HARDEST) > 0.05 + 3 * math.sqrt(0.05 * 0.95 / 2000)
@@ -187,7 +221,7 @@ def test_verdicts_and_sentences() -> None:
     assert verdicts == (PRACTICALLY_EQUAL, BETTER, BETTER, NO_CLEAR_DIFFERENCE)
     p = stats.t.sf(0.0045 / stats.sem(SPREAD), 5)
     assert equal.equal_p == pytest.approx(p)
-    assert equal.equal_holm_p == pytest.approx(4 * p)
+    assert equal.equal_holm_p == pytest.approx(6 * p)  # beside one difference, one of three that matter: half over 3
     assert sentence(equal) == (
         "mixup alpha=1 is practically equal to ERM, 30.05 % against 30.00 %: +0.05 points [-0.07, +0.17], less than "
         "0.5 points either way, p < 0.001 (Holm), 6 seeds"

@@ -124,14 +124,14 @@ def test_alpha_is_left_out_where_nothing_is_swept(make_world: Callable[..., Worl
     methods = "[erm, {name: mixup, alpha: 1}, {name: mixup, lam: 0.7}]"
     world = make_world(seeds=2, methods=methods, evaluate=EVERYTHING)
     finish(world)
-    assert draw(world).keys() == FIGURES.keys() - {"alpha", "chosen", "published"}
+    assert draw(world).keys() == FIGURES.keys() - {"alpha", "chosen", "published", "ranks"}
 
 
 def test_a_figure_needs_its_evaluation(make_world: Callable[..., World]) -> None:
     world = make_world(seeds=2, evaluate="[clean]", label_noise="[{rate: 0}]")
     finish(world)
-    always = ["differences", "alpha", "learning_curves", "error_against_time", "chosen", "training_errors", "lam"]
-    assert list(draw(world)) == always
+    always = ["differences", "alpha", "learning_curves", "pairs", "error_against_time"]
+    assert list(draw(world)) == [*always, "chosen", "training_errors", "lam"]
 
 
 def test_learning_curves_are_means_over_seeds(world: World) -> None:

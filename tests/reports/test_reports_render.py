@@ -83,6 +83,7 @@ def test_files_and_a_page_that_needs_nothing_from_outside(make_world: Callable[.
     written = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*") if path.is_file()}
     figures = {f"figures/{name}.{kind}" for name in DRAWN for kind in ("png", "pdf", "csv")}
     tables = {"comparison.csv", "comparison.md", "trials.csv", "secondary.csv", "corruptions.csv", "chosen.csv"}
+    tables |= {"over_cells.csv"}
     of_paper = {name for name in written if name.startswith("paper/")}
     assert {"paper/main.tex", "paper/tables/results.tex", "paper/figures/differences.pdf"} <= of_paper
     assert written - of_paper == {"report.html"} | tables | figures

@@ -52,7 +52,8 @@ EPOCHS = ("last", "best", "median10", UNKNOWN)
 class Published:
     """One printed number; see the module's docstring.
 
-    value, sd: fractions in [0, 1], an error where an accuracy was printed; NLL in nats.  digits: decimals as printed.
+    value, sd: fractions in [0, 1], an error where an accuracy was printed; NLL in nats.
+    digits, sd_digits: decimals as printed, of a percentage where it is a fraction.
     alpha: None where it is not stated.  sd, n, epochs, weight_decay: None where there is none.
     """
 
@@ -72,6 +73,7 @@ class Published:
     sd: float | None
     n: int | None
     digits: int
+    sd_digits: int
     epochs: int | None
     weight_decay: float | None
     trust: str
@@ -138,7 +140,8 @@ def parsed(row: Mapping[str, str]) -> Published:
         value=value if sign > 0 else 1 - value,
         sd=None if row["sd"] == "" else float(row["sd"]) / scale,
         n=_whole(row["n"]),
-        digits=len(row["value"].partition(".")[2]) - (2 if scale == 1 and row["unit"] == "fraction" else 0),
+        digits=_decimals(row["value"], row["unit"]),
+        sd_digits=_decimals(row["sd"], row["unit"]),
         epochs=_whole(row["epochs"]),
         weight_decay=_number(row["weight_decay"]),
         trust=row["trust"],
@@ -175,6 +178,11 @@ def protocol_of(published: Published) -> Protocol:
 
 def _options(texts: list[str]) -> dict[str, str]:
     return {key: value for key, _, value in (text.partition("=") for text in texts)}
+
+
+def _decimals(text: str, unit: str) -> int:
+    decimals = len(text.partition(".")[2])
+    return max(0, decimals - 2) if unit == "fraction" else decimals
 
 
 def _number(text: str) -> float | None:

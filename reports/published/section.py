@@ -72,9 +72,9 @@ def effects_table(found: Sequence[Match]) -> Table:
         figure, effect = measure(match.metric), match.effect
         ours, interval = difference_cells(effect.ours, effect.low, effect.high, figure)
         theirs = _printed(effect.published, effect.digits, figure, signed=True)
-        row = (figure_name(match), ours, interval, str(effect.n), theirs + _mark(match.published), source_name(match))
-        groups.setdefault(match.cell, []).append((arm_name(match.arm), *row, _z(effect.z)))
-    header = ("method", "figure", "ours", "95 % interval", "pairs", "published", "source", "z")
+        row = (figure_name(match), ours, interval, str(effect.n), theirs + _mark(match.published), _z(effect.z))
+        groups.setdefault(match.cell, []).append((arm_name(match.arm), *row, source_name(match)))
+    header = ("method", "figure", "ours", "95 % interval", "pairs", "published", "z", "source")
     return Table(header, _frozen(groups))
 
 
@@ -84,7 +84,7 @@ def values_table(found: Sequence[Match]) -> Table:
         figure, row = measure(match.metric), match.published
         theirs = _printed(row.value, row.digits, figure)
         if row.sd is not None:
-            theirs += f" ± {_printed(row.sd, row.digits + 1, figure)}"
+            theirs += f" ± {_printed(row.sd, row.sd_digits, figure)}"
         difference = figure.text(match.difference, max(1, row.digits), signed=True)
         groups.setdefault(match.cell, []).append(
             (
@@ -94,12 +94,12 @@ def values_table(found: Sequence[Match]) -> Table:
                 str(match.ours.n),
                 theirs + _mark(row),
                 NOTHING if row.n is None else str(row.n),
-                source_name(match),
                 difference,
                 _z(match.z),
+                source_name(match),
             )
         )
-    header = ("method", "figure", "ours", "seeds", "published", "runs", "source", "difference", "z")
+    header = ("method", "figure", "ours", "seeds", "published", "runs", "difference", "z", "source")
     return Table(header, _frozen(groups))
 
 
@@ -194,7 +194,7 @@ def _notes(found: Sequence[Match]) -> Iterable[str]:
 
 def _printed(value: float, digits: int, figure: Measure, *, signed: bool = False) -> str:
     """As they have it, with their decimals, which are those of a percentage."""
-    return number(figure.scale * value, max(0, digits), signed=signed)
+    return number(figure.scale * value, digits, signed=signed)
 
 
 def _mark(row: Published) -> str:

@@ -102,7 +102,7 @@ def test_accuracies_become_errors_and_keep_their_decimals() -> None:
     row = {**raw_rows()[0], "value": "95.10", "unit": "accuracy %", "sd": "0.20", "n": "3"}
     made = parsed(row)
     assert made.value == pytest.approx(0.049)
-    assert (made.sd, made.n, made.digits) == (pytest.approx(0.002), 3, 2)
+    assert (made.sd, made.n, made.digits, made.sd_digits) == (pytest.approx(0.002), 3, 2, 2)
     fraction = parsed({**row, "value": "0.0390", "unit": "fraction", "sd": ""})
     assert (fraction.value, fraction.digits) == (pytest.approx(0.039), 2)  # of 3.90 %
     with pytest.raises(ValueError, match="accuracy"):
@@ -270,7 +270,7 @@ def test_second_hand_numbers_are_marked(make_world: Callable[..., World]) -> Non
     world = make_world(seeds=2, methods="[erm]", label_noise=TABLE_2, overrides=CIFAR10)
     finish(world, {"erm": [0.2, 0.21]})
     rows = [row for _, group in values_table(matches(load(world.plan, world.store))).groups for row in group]
-    by_source = {row[6]: row[4] for row in rows}
+    by_source = {row[-1]: row[4] for row in rows}
     assert by_source["Li et al. 2020, Table 1"] == "17.3°"  # its last epoch, from memory
     assert not any("°" in text for source, text in by_source.items() if source.startswith("Zhang"))
 
@@ -289,6 +289,19 @@ def test_the_page_has_a_section_a_figure_and_a_file(make_world: Callable[..., Wo
     assert drawing is not None
     assert set(drawing.data["cell"]) == {"clean", "uniform 20 %"}
     assert not drawing.data["metric"].str.startswith("train_error").any()
+
+
+def test_a_single_seed_has_an_effect_without_an_interval(make_world: Callable[..., World]) -> None:
+    world = make_world(seeds=1, methods="[erm, {name: mixup, alpha: 1}]", label_noise="[{rate: 0}]", overrides=CIFAR10)
+    finish(world, {"erm": [0.06], "mixup alpha=1": [0.05]})
+    results = load(world.plan, world.store)
+    drawing = published(results, [])
+    assert drawing is not None
+    assert drawing.data["effect"].iloc[0] == pytest.approx(-0.01)
+    assert drawing.data["low"].isna().all()
+    assert all(math.isnan(each.z) for each in matches(results))
+    verma = next(row for _, rows in values_table(matches(results)).groups for row in rows if row[-1][-8:] == "Table 1a")
+    assert verma[4] == "4.83 ± 0.066"  # with their decimals
 
 
 def test_a_suite_may_ask_for_some_or_for_none(make_world: Callable[..., World]) -> None:

@@ -704,9 +704,10 @@ def _report_folder(plan: Plan, out: Path | None) -> Path:
 
 
 def _files(report: Report) -> list[Path]:
-    """What was rendered, the page first."""
+    """What was rendered, the page first, and last the paper, which has the same figures and tables once more."""
     folder = report.html.parent
-    return [report.html, *sorted(p for p in folder.rglob("*") if p.is_file() and p != report.html)]
+    others = sorted(p for p in folder.rglob("*") if p.is_file() and p != report.html)
+    return [report.html, *sorted(others, key=lambda path: path.is_relative_to(folder / "paper"))]
 
 
 @contextmanager

@@ -28,7 +28,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from bench.results.mlflow_access import hand_over_login, refusal, without_login, without_secrets
-from bench.results.mlflow_suite import EXPERIMENT_KIND, artifact_folder, experiment_tags, plan_record, report_note
+from bench.results.mlflow_suite import (
+    EXPERIMENT_KIND,
+    NOTE,
+    artifact_folder,
+    experiment_tags,
+    note_with_report,
+    plan_record,
+    report_note,
+)
 from bench.results.mlflow_trial import (
     GIVEN_NAME,
     DataSet,
@@ -320,7 +328,8 @@ class Publisher:
         if experiment.lifecycle_stage == "deleted":
             client.restore_experiment(experiment.experiment_id)
         for key, value in experiment_tags(self._plan).items():
-            if experiment.tags.get(key) != value:
+            there = experiment.tags.get(key, "")
+            if there != value and not (key == NOTE and there.startswith(value)):  # a link to the report may follow
                 client.set_experiment_tag(experiment.experiment_id, key, value)
         self._notes = self._save_views(client, experiment, mlflow.__version__)
         self._experiment_id = experiment.experiment_id
@@ -439,8 +448,10 @@ class Publisher:
                 raise TimeoutError("MLflow is too slow for the report")
             client.log_artifact(run.run_id, str(path), artifact_path=artifact_folder(path, page=files[0]))
         client.set_tag(run.run_id, "plan_id", plan.plan_id)
-        client.set_tag(run.run_id, "mlflow.note.content", report_note(plan, verdicts))
+        client.set_tag(run.run_id, NOTE, report_note(plan, verdicts))
         client.set_terminated(run.run_id, "FINISHED", milliseconds(time.time()))
+        note = note_with_report(plan, connection.experiment_id, run.run_id)
+        client.set_experiment_tag(connection.experiment_id, NOTE, note)
 
 
 class PublisherThread:

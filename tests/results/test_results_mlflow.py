@@ -548,6 +548,9 @@ def test_the_report_has_a_run_of_its_own_that_is_replaced_in_place(
             assert publisher.publish_report(files, verdicts=[verdict]).error == ""
     client = MlflowClient(tracking_uri=f"sqlite:///{database}")
     [run] = runs(database, "tags.role = 'suite'").values()
+    Publisher(store, plan, tracking_uri=f"sqlite:///{database}", experiment="digits").prepare()
+    note = client.get_experiment_by_name("digits").tags["mlflow.note.content"]
+    assert f"](#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}/artifacts/report.html)" in note
     assert "mixup is better" in run.data.tags["mlflow.note.content"]
     assert (run.data.tags["suite_version"], run.info.status) == ("3", "FINISHED")
     assert {item.path for item in client.list_artifacts(run.info.run_id)} == {

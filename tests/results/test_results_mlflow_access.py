@@ -219,10 +219,10 @@ def test_publishing_to_a_server_with_logins(
 
         monkeypatch.setenv("MLFLOW_TRACKING_URI", full)
         assert doctor_on_mlflow(store).text == f"MLflow at http://***@{host}, as user ann: 2 experiments"
-        result = bench("publish", plan.suite.path, env={"MLFLOW_TRACKING_URI": full})
-        assert result.returncode == 0, result.stderr
-        assert f"published to http://***@{host}\n{plain}/#/experiments/" in result.stdout
-        assert PASSWORD not in result.stdout + result.stderr
+        result = bench("publish", plan.suite.path, env={"MLFLOW_TRACKING_URI": f"http://{USER}:hunter22@{host}"})
+        assert result.returncode == 2
+        assert f"error: MLflow at http://***@{host}: the server does not know user ann" in result.stderr
+        assert "hunter22" not in result.stdout + result.stderr
 
         for name, value in right.items():
             monkeypatch.setenv(name, value)

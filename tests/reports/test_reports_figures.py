@@ -130,7 +130,7 @@ def test_alpha_is_left_out_where_nothing_is_swept(make_world: Callable[..., Worl
 def test_a_figure_needs_its_evaluation(make_world: Callable[..., World]) -> None:
     world = make_world(seeds=2, evaluate="[clean]", label_noise="[{rate: 0}]")
     finish(world)
-    always = ["differences", "alpha", "learning_curves", "pairs", "error_against_time"]
+    always = ["differences", "alpha", "learning_curves", "error_against_time", "pairs"]
     assert list(draw(world)) == [*always, "chosen", "training_errors", "lam"]
 
 

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
@@ -16,8 +17,9 @@ from scipy import stats
 from bench.plan import sequential
 from bench.plan.sequential import Adjusted, adjust, holm, look_level, progress, sequential_equality_p, wanted
 from bench.plan.suite_file import StoppingRule
-from reports import render, statistics, wording
-from reports.figures import draw_all
+from reports import render, statistics, theme, wording
+from reports.figures import Drawing
+from reports.figures.errors import forest
 from reports.load import load
 from reports.measures import measure
 from reports.statistics import (
@@ -335,6 +337,14 @@ def world(make_world: Callable[..., World]) -> World:
     return world
 
 
+@pytest.fixture
+def without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests of words: encoding the figures takes most of the time that a report takes."""
+    monkeypatch.setattr(Drawing, "png", lambda _: b"")
+    monkeypatch.setattr(Drawing, "pdf", lambda _: b"")
+
+
+@pytest.mark.usefixtures("without_pictures")
 def test_the_report_knows_the_fourth_verdict(world: World, tmp_path: Path) -> None:
     report = render(world.plan, world.store, tmp_path)
     assert report.summary == (
@@ -352,6 +362,7 @@ def test_the_report_knows_the_fourth_verdict(world: World, tmp_path: Path) -> No
     assert "p equal (Holm)" in (tmp_path / "comparison.md").read_text()
 
 
+@pytest.mark.usefixtures("without_pictures")
 def test_nothing_of_it_without_a_smallest_effect(make_world: Callable[..., World], tmp_path: Path) -> None:
     world = make_world(seeds=2, label_noise="[{rate: 0}]")
     for planned in world.plan.trials:
@@ -366,7 +377,9 @@ def test_the_forest_plot_has_a_band_of_what_does_not_matter(world: World) -> Non
     trials = results.trials
     names = {"cells": world.plan.cells, "arms": world.plan.arms, "baseline": world.plan.baseline}
     comparisons = compare(statistics.pairs_of(trials, "test_error_last", **names), smallest_effect=EFFECT)
-    drawing = dict(draw_all(results, comparisons))["differences"]
+    with mpl.rc_context(theme.RC):
+        drawing = forest(results, comparisons)
+    assert drawing is not None
     (band,) = drawing.figure.axes[0].patches
     assert (band.get_x(), band.get_x() + band.get_width()) == pytest.approx((-0.5, 0.5))
     assert "less than 0.5 points" in drawing.caption

@@ -269,7 +269,7 @@ def test_verdicts_go_by_the_metric_that_the_suite_names(make_world: Callable[...
     text = Page(report.html.read_text()).text
     assert "The verdicts go by the mean corruption error (unnormalised)" in text
     assert "mean corruption error (%)" in text
-    assert "at the epoch that validation selects" not in text.lower()
+    assert "At the epoch that validation selects for each trial" not in text
     assert "Mean corruption error against alpha" in text
     secondary = pd.read_csv(tmp_path / "secondary.csv")
     assert set(secondary["figure"]) == {"test_error", "test_nll", "relative_corruption_error"}  # not the metric itself

@@ -175,7 +175,7 @@ def compiled(paper: Path, *, passes: int = 2) -> int:
         assert "multiply defined" not in log
         assert not re.findall(r"LaTeX Warning: .*", log)
     overfull = [float(width) for width in re.findall(r"Overfull \\hbox \(([\d.]+)pt", log)]
-    assert max(overfull, default=0.0) < 5, overfull
+    assert max(overfull, default=0.0) < 1, overfull
     pages = re.search(r"Output written on main\.pdf \((\d+) page", log)
     return int(pages[1]) if pages else 0
 

@@ -43,7 +43,7 @@ ALLOWED = {
         "bench.training",
         "bench.results.store",
     },
-    "reports": {"bench.text", "bench.plan", "bench.results.store"},
+    "reports": {"bench.errors", "bench.text", "bench.plan", "bench.results.store"},
 }
 """What each room may import; bench/*.py, the command line and what it prints, may import everything."""
 

@@ -21,6 +21,7 @@ from bench.plan.suite import load_suite
 from bench.results.store import Store
 from reports import render
 from reports.formats import typographic
+from reports.theme import FULL_WIDTH
 
 playwright = pytest.importorskip("playwright.sync_api")
 
@@ -199,10 +200,10 @@ def test_a_figures_files_are_those_on_disk(open_page: Callable[..., playwright.P
             assert got[kind] == (folder / "figures" / f"{name}.{kind.lower()}").read_bytes()
         assert got["SVG"].startswith(b"<svg")
         assert b'xmlns="http://www.w3.org/2000/svg"' in got["SVG"]
-        drawn, ours = Image.open(io.BytesIO(got["PNG"])), Image.open(folder / "figures" / f"{name}.png")
-        assert drawn.size[0] == 2040, "6.8 inches at 300 dpi"
-        again = np.asarray(drawn.convert("L").resize(ours.size), dtype=float)
-        assert np.abs(again - np.asarray(ours.convert("L"), dtype=float)).mean() < 8, "looks alike"
+        with Image.open(io.BytesIO(got["PNG"])) as drawn, Image.open(folder / "figures" / f"{name}.png") as ours:
+            assert drawn.size[0] == 300 * FULL_WIDTH
+            again = np.asarray(drawn.convert("L").resize(ours.size), dtype=float)
+            assert np.abs(again - np.asarray(ours.convert("L"), dtype=float)).mean() < 8, "looks alike"
 
 
 def test_a_mark_says_its_value(open_page: Callable[..., playwright.Page]) -> None:

@@ -20,7 +20,7 @@ from reports.figures.drawing import Drawing
 from reports.figures.errors import forest
 from reports.figures.in_between import in_between
 from reports.figures.label_noise import best_and_last, memorisation, transitions
-from reports.figures.layout import MOST_CELLS
+from reports.figures.layout import MOST_CELLS, MOST_ROWS
 from reports.figures.learning_curves import learning_curves
 from reports.figures.over_cells import critical_difference, improvement_profile, pairs
 from reports.figures.published import published
@@ -29,7 +29,7 @@ from reports.figures.training import lam, training_errors
 from reports.load import Results
 from reports.statistics import Comparison
 
-__all__ = ["FIGURES", "MOST_CELLS", "Drawing", "draw_all"]
+__all__ = ["FIGURES", "MOST_CELLS", "MOST_ROWS", "Drawing", "draw_all"]
 
 FIGURES: dict[str, Callable[[Results, Sequence[Comparison]], Drawing | None]] = {
     "differences": forest,
@@ -59,17 +59,26 @@ FIGURES: dict[str, Callable[[Results, Sequence[Comparison]], Drawing | None]] = 
 OF_ALL_CELLS = ("chosen", "pairs", "profile", "ranks")
 """Figures that are about all cells at once: which are drawn, if not all can be, is for them to say."""
 
+A_ROW_PER_CELL = (
+    *("training_errors", "memorisation", "reliability", "corruption_kinds", "ood", "attacks", "in_between"),
+)
+"""Figures that give each cell a row over the whole width, and so are of fewer cells than others."""
+
 
 def draw_all(results: Results, comparisons: Sequence[Comparison]) -> Iterator[tuple[str, Drawing]]:
     """Every figure that applies to this suite and has data by now, with its name: one at a time.
 
     A figure of many cells takes hundreds of megabytes while it is drawn.
     """
-    cells, shown = results.plan.cells, results.plan.cells[:MOST_CELLS]
-    note = "" if len(shown) == len(cells) else f" The first {len(shown)} of {len(cells)} cells; comparison.csv has all."
-    part, compared = results.of_cells(shown), [each for each in comparisons if each.cell in shown]
+    cells = results.plan.cells
+    parts = {most: results.of_cells(cells[:most]) for most in (MOST_CELLS, MOST_ROWS)}
     for name, draw in FIGURES.items():
+        part = results if name in OF_ALL_CELLS else parts[MOST_ROWS if name in A_ROW_PER_CELL else MOST_CELLS]
+        shown = part.plan.cells
         with mpl.rc_context(theme.RC):
-            drawing = draw(results, comparisons) if name in OF_ALL_CELLS else draw(part, compared)
+            drawing = draw(part, [each for each in comparisons if each.cell in shown])
+        if drawing is not None and len(shown) < len(cells):
+            note = f" The first {len(shown)} of {len(cells)} cells; comparison.csv and secondary.csv compare all."
+            drawing = replace(drawing, caption=drawing.caption + note)
         if drawing is not None:
-            yield name, drawing if name in OF_ALL_CELLS else replace(drawing, caption=drawing.caption + note)
+            yield name, drawing

@@ -18,7 +18,7 @@ from reports.chosen import Choice, chosen_on_validation
 from reports.figures.arms import handle, series_of
 from reports.figures.cells import in_grid
 from reports.figures.drawing import Drawing
-from reports.figures.layout import CHARACTER, MOST_CELLS, grid, panels, size_in_inches
+from reports.figures.layout import CHARACTER, MOST_ROWS, grid, panels, size_in_inches
 from reports.figures.series import curves_by, draw_curve, half_widths, occurring, summarised
 from reports.figures.svg import labelled
 from reports.formats import count, listed
@@ -122,7 +122,7 @@ def chosen(results: Results, _comparisons: Sequence[Comparison]) -> Drawing | No
     oracles = {(each.family, each.candidates[each.oracle]) for each in swept if each.oracle is not None}
     taken = {*sweeps.loc[sweeps["chosen"] > 0, "cell"], *(candidate.cell for _, candidate in oracles)}
     there = [cell for cell in candidates if cell in taken]
-    cells = there[:MOST_CELLS]
+    cells = there[:MOST_ROWS]
     names = list(dict.fromkeys(each.family for each in swept))
     styles = theme.styles(names)
     _, positions = _alpha_positions(sorted(sweeps["alpha"].unique()))

@@ -22,6 +22,9 @@ from reports import theme
 MOST_CELLS = 12
 """Of more cells than anybody looks at side by side the first are drawn: a figure of a hundred is metres long."""
 
+MOST_ROWS = 6
+"""Of the figures that give each cell a row over the whole width: six are as high as a page already."""
+
 X_LABEL_HEIGHT = 0.42
 """Inches below a panel that its tick labels and axis label take."""
 

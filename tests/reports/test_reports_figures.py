@@ -20,7 +20,7 @@ from scipy import stats
 from sklearn.metrics import confusion_matrix
 
 from reports import theme
-from reports.figures import FIGURES, MOST_CELLS, Drawing
+from reports.figures import FIGURES, MOST_CELLS, MOST_ROWS, Drawing
 from reports.figures.arms import arm_styles, drawn_arms
 from reports.load import load
 from reports.statistics import compare, pairs_of
@@ -596,17 +596,16 @@ def test_of_many_cells_the_first_are_drawn_and_the_caption_says_so(make_world: C
     world = make_world(seeds=2, epochs=2, label_noise=f"[{rates}]", evaluate="[clean, calibration]")
     finish(world)
     drawn = draw(world)
-    first, others = world.plan.cells[:MOST_CELLS], world.plan.cells[MOST_CELLS:]
-    assert len(others) == 2
-    for name in ("differences", "alpha", "learning_curves", "memorisation", "reliability"):
-        assert set(drawn[name].data["cell"]) == set(first), name
+    cells = world.plan.cells
+    panels = dict.fromkeys(("differences", "alpha", "learning_curves"), MOST_CELLS)
+    rows = dict.fromkeys(("memorisation", "reliability"), MOST_ROWS)
+    for name, most in (panels | rows).items():
+        assert set(drawn[name].data["cell"]) == set(cells[:most]), name
         assert drawn[name].caption.endswith(
-            f" The first {MOST_CELLS} of {MOST_CELLS + 2} cells; comparison.csv has all."
+            f" The first {most} of {len(cells)} cells; comparison.csv and secondary.csv compare all."
         )
-    assert set(drawn["chosen"].data["cell"]) == set(world.plan.cells), "each choice takes its own cells alone"
-    assert drawn["chosen"].caption.endswith(
-        f" The first {MOST_CELLS} of {MOST_CELLS + 2} cells are drawn; the CSV has all."
-    )
+    assert set(drawn["chosen"].data["cell"]) == set(cells), "each choice takes its own cells alone"
+    assert drawn["chosen"].caption.endswith(f" The first {MOST_ROWS} of {len(cells)} cells are drawn; the CSV has all.")
 
 
 def test_the_words_of_a_figure_keep_its_size(world: World) -> None:

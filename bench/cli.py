@@ -692,9 +692,12 @@ def _outcome_lines(state: RunState, store: Store) -> Iterator[str]:
 
 
 def _render(plan: Plan, store: Store, out: Path | None, *, refresh_seconds: int | None = None) -> Report:
+    from bench.execution.devices import num_cores
     from reports import render
 
-    return render(plan, store, _report_folder(plan, out), refresh_seconds=refresh_seconds)
+    processes = 1 if refresh_seconds else num_cores()  # while trials run, the cores are theirs
+    folder = _report_folder(plan, out)
+    return render(plan, store, folder, refresh_seconds=refresh_seconds, processes=processes)
 
 
 def _report_folder(plan: Plan, out: Path | None) -> Path:

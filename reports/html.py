@@ -27,9 +27,7 @@ from reports.formats import count, listed, percent, typographic
 from reports.load import Results
 from reports.measures import measure
 from reports.recommendation import measures_of, recommendations, sentence
-from reports.secondary import Secondary
 from reports.section import Findings, Section
-from reports.sections import sections
 from reports.statistics import Comparison, compare, pairs_of
 from reports.tables import Table
 
@@ -61,16 +59,16 @@ class Embedded:
 
 
 def page(
-    results: Results,
-    comparisons: Sequence[Comparison],
+    findings: Findings,
     *,
-    secondary: Sequence[Secondary],
+    sections: Sequence[Section],
     comparison_table: Table,
     drawings: Mapping[str, Drawing],
     files: Mapping[str, Files],
     refresh_seconds: int | None = None,
 ) -> str:
     """The whole page.  files: of each drawing, by the same names."""
+    results, comparisons = findings.results, findings.comparisons
     plan = results.plan
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("reports"),
@@ -83,15 +81,14 @@ def page(
     environment.filters["typographic"] = typographic
     metric = measure(plan.suite.report.metric)
     figures = _embedded(drawings, files)
-    further = sections(Findings(results, comparisons, secondary), drawings)
-    in_sections = {name for section in further for name in section.figures}
+    in_sections = {name for section in sections for name in section.figures}
     own_figures = [name for name in figures if name not in in_sections]
     style, script = (Markup(_template(name)) for name in ("style.css", "script.js"))
     return environment.get_template("report.html.j2").render(
         style=style,
         script=script,
         policy=_policy(style, script),
-        contents=_contents(further, has_figures=bool(own_figures)),
+        contents=_contents(sections, has_figures=bool(own_figures)),
         suite=plan.suite,
         refresh_seconds=refresh_seconds,
         baseline=wording.arm_name(plan.baseline),
@@ -113,8 +110,8 @@ def page(
         comparison_table=comparison_table,
         figures=figures,
         own_figures=own_figures,
-        sections=further,
-        folded=[folded for section in further for folded in section.comparisons],
+        sections=sections,
+        folded=[folded for section in sections for folded in section.comparisons],
         statuses=_statuses(results),
         num_trials=len(results.trials),
         unfinished_table=tables.unfinished_table(results),

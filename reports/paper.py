@@ -20,7 +20,6 @@ from reports.latex import TEXT_HEIGHT, TEXT_WIDTH, Marked, Place, escape, marked
 from reports.load import Results
 from reports.measures import measure
 from reports.section import Findings, Section
-from reports.sections import sections
 from reports.statistics import BETTER, WORSE
 from reports.tables import Table
 from reports.wording import arm_name
@@ -59,23 +58,29 @@ class _Entry:
 
 
 def write_paper(
-    findings: Findings, *, comparison_table: Table, drawings: Mapping[str, Drawing], figures: Path, folder: Path
+    findings: Findings,
+    *,
+    sections: Sequence[Section],
+    comparison_table: Table,
+    drawings: Mapping[str, Drawing],
+    figures: Path,
+    folder: Path,
 ) -> None:
     """Write the paper's files below `folder`, and remove those of an earlier report that no longer apply.
 
     figures: the folder where the pictures of `drawings` are already, as PDF, PNG and CSV.
     """
-    found = sections(findings, drawings)
     marks = _Marks(findings)
     main = [_results_entry(findings, marks), _comparison_entry(findings, comparison_table)]
-    of_sections = {section.anchor: list(_section_entries(section, marks)) for section in found}
-    apart = [_folded_entry(folded.anchor, folded.title, folded.table) for each in found for folded in each.comparisons]
+    of_sections = {section.anchor: list(_section_entries(section, marks)) for section in sections}
+    secondary = [folded for section in sections for folded in section.comparisons]
+    apart = [_folded_entry(folded.anchor, folded.title, folded.table) for folded in secondary]
     made = list(_how_it_was_made(findings.results))
     written = {folder / "main.tex", folder / "README.md"}
     for entry in [*main, *(entry for own in of_sections.values() for entry in own), *apart, *made]:
         written |= _write_table(entry, folder / "tables")
     written |= _copy_figures(drawings, figures, folder / "figures")
-    text = _main_tex(findings, found, drawings, main=main, of_sections=of_sections, apart=apart, made=made)
+    text = _main_tex(findings, sections, drawings, main=main, of_sections=of_sections, apart=apart, made=made)
     _write(folder / "main.tex", text)
     _write(folder / "README.md", README)
     _remove_stale(folder, written)

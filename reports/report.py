@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +11,7 @@ from bench.results.store import Store, write_atomically
 from reports import figures, html, tables, wording
 from reports.aggregates import aggregate, blocks_of, over_cells_frame
 from reports.chosen import chosen_frame, chosen_on_validation
+from reports.drawn import Drawers
 from reports.figures.drawing import Files
 from reports.formats import csv_bytes
 from reports.load import Results, load
@@ -21,6 +20,7 @@ from reports.paper import write_paper
 from reports.published import published_frame
 from reports.secondary import secondary_comparisons, secondary_frame
 from reports.section import Findings
+from reports.sections import sections
 from reports.statistics import Comparison, Pairs, compare, pairs_of, settled_pairs
 
 if TYPE_CHECKING:
@@ -43,7 +43,9 @@ class Report:
     counts: Mapping[str, int]
 
 
-def render(plan: Plan, store: Store, out_dir: Path, *, refresh_seconds: int | None = None) -> Report:
+def render(
+    plan: Plan, store: Store, out_dir: Path, *, refresh_seconds: int | None = None, processes: int = 1
+) -> Report:
     """Write report.html, comparison.csv, comparison.md, trials.csv and figures/*.png, *.pdf and *.csv into `out_dir`.
 
     And secondary.csv, the comparisons of all other figures, over_cells.csv, where there are several cells,
@@ -51,16 +53,18 @@ def render(plan: Plan, store: Store, out_dir: Path, *, refresh_seconds: int | No
     published.csv, where others have published numbers of the same, and paper/, the figures and tables for LaTeX.
 
     refresh_seconds: after which the page loads itself again, for one that is rendered while its suite runs.
+    processes: how many may draw, where there is enough to draw for it to pay. They import the caller's main module, as
+        all processes do that Python spawns.
 
     Works with any number of finished trials, none included. Each file is replaced atomically, the page last; a figure
     of an earlier report that no longer applies is removed.
     """
-    results = load(plan, store)
+    with Drawers(processes, num_trials=len(plan.trials)) as drawers:
+        results = load(plan, store)
+        comparisons = _compare(results)
+        drawings, files = _draw(drawers, results, comparisons, out_dir / "figures")
     metric = plan.suite.report.metric
-    smallest = plan.suite.report.smallest_effect
-    comparisons = compare(_pairs(results, metric), rule=plan.suite.stopping, smallest_effect=smallest)
     table = tables.comparison_table(results, comparisons, metric=metric)
-    drawings, files = _draw(results, comparisons, out_dir / "figures")
     frame = tables.comparison_frame(results, comparisons, metric=metric)
     write_atomically(out_dir / "comparison.csv", csv_bytes(frame))
     write_atomically(out_dir / "comparison.md", tables.markdown(table).encode(errors="backslashreplace"))
@@ -79,17 +83,19 @@ def render(plan: Plan, store: Store, out_dir: Path, *, refresh_seconds: int | No
             (out_dir / name).unlink(missing_ok=True)
         else:
             write_atomically(out_dir / name, csv_bytes(content))
+    findings = Findings(results, comparisons, secondary)
+    found = sections(findings, drawings)
     page = html.page(
-        results,
-        comparisons,
-        secondary=secondary,
+        findings,
+        sections=found,
         comparison_table=table,
         drawings=drawings,
         files=files,
         refresh_seconds=refresh_seconds,
     )
     write_paper(
-        Findings(results, comparisons, secondary),
+        findings,
+        sections=found,
         comparison_table=table,
         drawings=drawings,
         figures=out_dir / "figures",
@@ -107,6 +113,13 @@ def render(plan: Plan, store: Store, out_dir: Path, *, refresh_seconds: int | No
     )
 
 
+def _compare(results: Results) -> list[Comparison]:
+    """The comparisons that the verdicts are about."""
+    suite = results.plan.suite
+    pairs = _pairs(results, suite.report.metric)
+    return compare(pairs, rule=suite.stopping, smallest_effect=suite.report.smallest_effect)
+
+
 def _pairs(results: Results, metric: str) -> list[Pairs]:
     """The pairs that the verdicts go by; where seeds are added, those by which it was decided whether to."""
     plan = results.plan
@@ -117,32 +130,19 @@ def _pairs(results: Results, metric: str) -> list[Pairs]:
 
 
 def _draw(
-    results: Results, comparisons: Sequence[Comparison], folder: Path
+    drawers: Drawers, results: Results, comparisons: Sequence[Comparison], folder: Path
 ) -> tuple[dict[str, figures.Drawing], dict[str, Files]]:
-    """Draw and write the figures, one after the other; the words that go with each, and its files."""
+    """Draw and write the figures; the words that go with each, and its files."""
     folder.mkdir(parents=True, exist_ok=True)
     words, files = {}, {}
-    with _few_garbage_collections():
-        for name, drawing in figures.draw_all(results, comparisons):
-            words[name], files[name] = drawing.words(), drawing.files(name)
-            write_atomically(folder / f"{name}.png", files[name].png)
-            write_atomically(folder / f"{name}.pdf", files[name].pdf)
-            write_atomically(folder / f"{name}.csv", files[name].csv)
+    for name, (words[name], files[name]) in drawers.draw(results, comparisons):
+        write_atomically(folder / f"{name}.png", files[name].png)
+        write_atomically(folder / f"{name}.pdf", files[name].pdf)
+        write_atomically(folder / f"{name}.csv", files[name].csv)
     for name in figures.FIGURES.keys() - words.keys():
         for suffix in ("png", "pdf", "csv"):
             (folder / f"{name}.{suffix}").unlink(missing_ok=True)
     return words, files
-
-
-@contextmanager
-def _few_garbage_collections() -> Iterator[None]:
-    """Drawing makes millions of objects: to look for garbage as often as usual takes a tenth of the time."""
-    usual = gc.get_threshold()
-    gc.set_threshold(100_000, 50, 100)
-    try:
-        yield
-    finally:
-        gc.set_threshold(*usual)
 
 
 def _counts(results: Results, comparisons: Sequence[Comparison]) -> dict[str, int]:

@@ -12,7 +12,8 @@ ROOT = Path(__file__).parents[1]
 ALLOWED = {
     "bench.errors": set(),
     "bench.text": set(),
-    "bench.data": {"bench.errors"},
+    "bench.processes": set(),
+    "bench.data": {"bench.errors", "bench.processes"},
     "bench.mixing": set(),
     "bench.models": set(),
     "bench.evaluation": set(),
@@ -43,7 +44,7 @@ ALLOWED = {
         "bench.training",
         "bench.results.store",
     },
-    "reports": {"bench.errors", "bench.text", "bench.plan", "bench.results.store"},
+    "reports": {"bench.errors", "bench.text", "bench.processes", "bench.plan", "bench.results.store"},
 }
 """What each room may import; bench/*.py, the command line and what it prints, may import everything."""
 

@@ -11,12 +11,10 @@ from __future__ import annotations
 import hashlib
 import multiprocessing
 import os
-import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import connection
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Self
 
@@ -25,6 +23,7 @@ from numpy.typing import NDArray
 
 from bench.data.errors import DataError
 from bench.data.split import hold_out
+from bench.processes import end_with_parent
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -186,18 +185,6 @@ def _decode_each(
 def decoders(cores: int, *, trials: int = 1) -> int:
     """How many processes decode for each of so many trials at a time, or for whoever has the cores to himself."""
     return min(MAX_PROCESSES, max(1, cores // trials))
-
-
-def end_with_parent() -> None:
-    """For a process that decodes: it otherwise waits for work for ever when its parent is killed, as Ctrl-C does."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def watch() -> None:
-        connection.wait([parent.sentinel])
-        os._exit(1)
-
-    threading.Thread(target=watch, name="orphan", daemon=True).start()
 
 
 def _given_split(root: Path) -> tuple[tuple[str, ...], list[ImageFile], list[ImageFile]]:

@@ -24,7 +24,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from bench.data.errors import DataError
-from bench.data.image_folder import ImageFiles, end_with_parent, open_image, square
+from bench.data.image_folder import ImageFiles, open_image, square
+from bench.processes import end_with_parent
 
 BATCH_SIZE = 100
 """Images of a batch that is not trained on. A constant: another number could give other last bits."""

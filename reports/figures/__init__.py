@@ -6,7 +6,7 @@ among the figures of the suite's question, unless reports/sections.py gives it a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import matplotlib as mpl
@@ -29,7 +29,7 @@ from reports.figures.training import lam, training_errors
 from reports.load import Results
 from reports.statistics import Comparison
 
-__all__ = ["FIGURES", "MOST_CELLS", "MOST_ROWS", "Drawing", "draw_all"]
+__all__ = ["FIGURES", "MOST_CELLS", "MOST_ROWS", "Drawing", "Painter"]
 
 FIGURES: dict[str, Callable[[Results, Sequence[Comparison]], Drawing | None]] = {
     "differences": forest,
@@ -65,20 +65,22 @@ A_ROW_PER_CELL = (
 """Figures that give each cell a row over the whole width, and so are of fewer cells than others."""
 
 
-def draw_all(results: Results, comparisons: Sequence[Comparison]) -> Iterator[tuple[str, Drawing]]:
-    """Every figure that applies to this suite and has data by now, with its name: one at a time.
+class Painter:
+    """Draws the figures of one suite's results."""
 
-    A figure of many cells takes hundreds of megabytes while it is drawn.
-    """
-    cells = results.plan.cells
-    parts = {most: results.of_cells(cells[:most]) for most in (MOST_CELLS, MOST_ROWS)}
-    for name, draw in FIGURES.items():
-        part = results if name in OF_ALL_CELLS else parts[MOST_ROWS if name in A_ROW_PER_CELL else MOST_CELLS]
+    def __init__(self, results: Results, comparisons: Sequence[Comparison]) -> None:
+        self._results, self._comparisons = results, comparisons
+        self._parts = {most: results.of_cells(results.plan.cells[:most]) for most in (MOST_CELLS, MOST_ROWS)}
+
+    def draw(self, name: str) -> Drawing | None:
+        """The figure `name` of FIGURES; None where it does not apply to this suite or has no data yet."""
+        cells = self._results.plan.cells
+        most = MOST_ROWS if name in A_ROW_PER_CELL else MOST_CELLS
+        part = self._results if name in OF_ALL_CELLS else self._parts[most]
         shown = part.plan.cells
         with mpl.rc_context(theme.RC):
-            drawing = draw(part, [each for each in comparisons if each.cell in shown])
-        if drawing is not None and len(shown) < len(cells):
-            note = f" The first {len(shown)} of {len(cells)} cells; comparison.csv and secondary.csv compare all."
-            drawing = replace(drawing, caption=drawing.caption + note)
-        if drawing is not None:
-            yield name, drawing
+            drawing = FIGURES[name](part, [each for each in self._comparisons if each.cell in shown])
+        if drawing is None or len(shown) == len(cells):
+            return drawing
+        note = f" The first {len(shown)} of {len(cells)} cells; comparison.csv and secondary.csv compare all."
+        return replace(drawing, caption=drawing.caption + note)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from made_up_trials import World
 
-from reports.figures import Drawing, draw_all
+from reports.figures import FIGURES, Drawing, Painter
 from reports.load import load
 from reports.statistics import compare, pairs_of
 
@@ -15,4 +15,6 @@ def draw(world: World) -> dict[str, Drawing]:
     metric = world.plan.suite.report.metric
     trials = results.trials.assign(**{metric: results.column(metric)})
     names = {"cells": world.plan.cells, "arms": world.plan.arms, "baseline": world.plan.baseline}
-    return dict(draw_all(results, compare(pairs_of(trials, metric, **names))))
+    painter = Painter(results, compare(pairs_of(trials, metric, **names)))
+    drawings = ((name, painter.draw(name)) for name in FIGURES)
+    return {name: drawing for name, drawing in drawings if drawing is not None}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -359,6 +360,8 @@ def test_the_report_knows_the_fourth_verdict(world: World, tmp_path: Path) -> No
     page = report.html.read_text()
     assert "takes a difference of 0.5 points for the smallest that matters" in page
     assert "p equal (Holm)" in page
+    assert page.count('<td class="equal">practically equal') == 1
+    assert re.search(r'<li class="equal">[^<]* is practically equal to ERM', page)
     assert "p equal (Holm)" in (tmp_path / "comparison.md").read_text()
 
 

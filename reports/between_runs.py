@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import ValidationError
@@ -30,6 +30,9 @@ from reports.load import provenance_of
 from reports.measures import MEASURES, Measure, measure
 from reports.statistics import BETTER, WORSE, Judgement, Pairs, judge
 
+NO_GOOD_WAY: Literal["lower"] = "lower"
+"""What every figure is judged by, one of which more is better too: what is asked is which run's is lower."""
+
 CHANGED = {BETTER: "lower", WORSE: "higher"}
 """In place of a verdict: a run is neither better nor worse than another."""
 
@@ -39,7 +42,10 @@ DIVERGED = "diverged in one of them"
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a finished trial came to.  value: NaN where it diverged.  content: everything that it measured."""
+    """What a finished trial came to.
+
+    value: NaN where it diverged.  content: everything that its training measured, and the metric that is compared.
+    """
 
     value: float
     diverged: bool
@@ -84,8 +90,9 @@ class Row:
 class RunsCompared:
     """conditions, effects: every condition, and every arm's difference from the baseline, that both runs have.
 
-    only: the number of conditions that one run alone has, before and after.  time_ratio: median over pairs, second run
-    over first.  other_data: cells whose data differ.
+    only: the number of conditions that one run alone has, before and after.  time_ratio: median over `pairs` pairs,
+    second run over first; those of which a half diverged, and so ended early, are none of them.
+    other_data: cells whose data differ.
     """
 
     before: Run
@@ -127,15 +134,16 @@ def compare_runs(before: Path, after: Path, *, metric: str = "test_error_last", 
     pairs: dict[str, list[tuple[int, Outcome, Outcome]]] = {key: [] for key in keys}
     for condition, seed in common:
         pairs[condition].append((seed, first.outcomes[condition, seed], second.outcomes[condition, seed]))
-    ratios = [b.train_seconds / a.train_seconds for own in pairs.values() for _, a, b in own if a.train_seconds > 0]
+    whole = [(a, b) for own in pairs.values() for _, a, b in own if not (a.diverged or b.diverged)]  # not cut short
+    ratios = [b.train_seconds / a.train_seconds for a, b in whole if a.train_seconds > 0]
     return RunsCompared(
         before=first,
         after=second,
         measure=figure,
         baseline=baseline,
-        conditions=tuple(_condition_rows(pairs, cells, arms, figure)),
-        effects=tuple(_effect_rows(pairs, cells, arms, figure, baseline=baseline)),
-        pairs=len(common),
+        conditions=tuple(_condition_rows(pairs, cells, arms)),
+        effects=tuple(_effect_rows(pairs, cells, arms, baseline=baseline)),
+        pairs=len(ratios),
         only=(len(first.trials.keys() - second.trials.keys()), len(second.trials.keys() - first.trials.keys())),
         time_ratio=float(np.median(ratios)) if ratios else np.nan,
         other_data=tuple(
@@ -179,7 +187,7 @@ def read_run(root: Path, metric: str) -> Run:
         outcomes[condition, trial.seed] = Outcome(
             value=np.nan if diverged else float(metrics[metric]),
             diverged=diverged,
-            content=json.dumps(final["metrics"], sort_keys=True),
+            content=json.dumps([final["metrics"], None if diverged else metrics[metric]], sort_keys=True),
             data_sha256=final["data"]["sha256"],
             train_seconds=final["train_seconds"],
         )
@@ -233,14 +241,14 @@ def _natural(name: str) -> list[tuple[float, str]]:
 Paired = Mapping[str, Sequence[tuple[int, Outcome, Outcome]]]
 
 
-def _condition_rows(pairs: Paired, cells: Mapping[str, str], arms: Mapping[str, str], figure: Measure) -> Iterator[Row]:
+def _condition_rows(pairs: Paired, cells: Mapping[str, str], arms: Mapping[str, str]) -> Iterator[Row]:
     """Second run minus first, for each condition."""
     family = []
     for key, own in pairs.items():
         values = np.array([(b.value, a.value) for _, a, b in own], dtype=np.float64)
         there = values[~np.isnan(values).any(axis=1)]
         family.append(Pairs(cells[key], arms[key], there[:, 0], there[:, 1], planned=len(own)))
-    for (_, own), judged in zip(pairs.items(), judge(family, better=_way(figure)), strict=True):
+    for (_, own), judged in zip(pairs.items(), judge(family, better=NO_GOOD_WAY), strict=True):
         if any(a.diverged != b.diverged for _, a, b in own):
             verdict = DIVERGED
         elif all(a.content == b.content for _, a, b in own):
@@ -250,9 +258,7 @@ def _condition_rows(pairs: Paired, cells: Mapping[str, str], arms: Mapping[str, 
         yield Row(judged.cell, judged.arm, judged, verdict)
 
 
-def _effect_rows(
-    pairs: Paired, cells: Mapping[str, str], arms: Mapping[str, str], figure: Measure, *, baseline: str
-) -> Iterator[Row]:
+def _effect_rows(pairs: Paired, cells: Mapping[str, str], arms: Mapping[str, str], *, baseline: str) -> Iterator[Row]:
     """Each arm's difference from the baseline: in the second run minus in the first, seed by seed."""
     references = {cells[key]: {seed: (a, b) for seed, a, b in pairs[key]} for key in pairs if arms[key] == baseline}
     family, identical = [], []
@@ -265,14 +271,9 @@ def _effect_rows(
         there = values[~np.isnan(values).any(axis=1)]
         family.append(Pairs(cells[key], arms[key], there[:, 0], there[:, 1], planned=len(both)))
         identical.append(all(a.content == b.content and c.content == d.content for (a, c), (b, d) in both))
-    for judged, same in zip(judge(family, better=_way(figure)), identical, strict=True):
+    for judged, same in zip(judge(family, better=NO_GOOD_WAY), identical, strict=True):
         verdict = CHANGED.get(judged.verdict, judged.verdict.replace("difference", "change"))
         yield Row(judged.cell, judged.arm, judged, IDENTICAL if same else verdict)
-
-
-def _way(figure: Measure) -> Any:
-    """Which way is called lower, for a figure of any kind: a change has no good way here."""
-    return "lower" if figure.better == "neither" else figure.better
 
 
 def _differing_facts(

@@ -54,8 +54,8 @@ def write_tables(found: RunsCompared, folder: Path) -> Path:
 HOW_COMPARED = """\
 Change: second run minus first, mean over trials of the same options and seed, with its 95 % paired t interval, in
 percentage points where the figure is in percent. p: paired t test, Holm-adjusted over the rows of its table. Lower and
-higher: p at most 0.05. Identical: everything that the trials measured is the same to the bit. The second table has
-differences from the baseline: one moves where an arm changed in another way than the baseline did.
+higher: p at most 0.05. Identical: the figure and everything that training measured are the same to the bit. The second
+table has differences from the baseline: one moves where an arm changed in another way than the baseline did.
 """
 
 
@@ -131,7 +131,8 @@ def remarks(found: RunsCompared) -> Iterator[str]:
     for fact, first, second in found.facts:
         yield f"{fact}: {first} -> {second}"
     if not np.isnan(found.time_ratio):
-        yield f"training took {found.time_ratio:.2f} times as long in the second (median over {found.pairs:,} pairs)"
+        over = count(found.pairs, "pair")
+        yield f"training took {found.time_ratio:.2f} times as long in the second (median over {over})"
     if found.other_data:
         yield (
             "trained on other data, so a change there may be the data's: "

@@ -110,6 +110,48 @@ def test_an_evaluation_s_figure(runs: tuple[World, World]) -> None:
     assert row.judged.difference == pytest.approx(DRIFT.mean() / 2)
 
 
+@pytest.mark.parametrize("metric", ["ood_gaussian_noise_auroc_msp", "temperature"])
+def test_higher_is_higher_whichever_way_is_better(
+    make_world: Callable[..., World], tmp_path: Path, metric: str
+) -> None:
+    """In the made-up trials AUROC is 1 - error, and the temperature 1 + error."""
+    first = make_world(methods="[erm]", evaluate="[calibration, {name: ood, against: gaussian_noise}]")
+    second = dataclasses.replace(first, store=Store(tmp_path / "second"))
+    for world, drift in ((first, 0 * DRIFT), (second, DRIFT)):
+        for cell in CELLS:
+            for seed in SEEDS:
+                world.finish(world.trial(cell, "erm", seed), ERM[seed] + drift[seed])
+    found = compared((first, second), metric=metric)
+    sign = 1 if metric == "temperature" else -1
+    for row in found.conditions:
+        assert row.judged.difference == pytest.approx(sign * DRIFT.mean())
+        assert row.verdict == ("higher" if sign > 0 else "lower")
+
+
+def test_what_only_an_evaluation_changed_is_not_identical(runs: tuple[World, World]) -> None:
+    """As of a later version of the evaluation: the trials trained alike, and the figure is another one."""
+    _, second = runs
+    for seed in SEEDS:
+        planned = second.trial(CELLS[0], "erm", seed)
+        metrics = second.record(planned, "calibration")["metrics"]
+        second.rewrite(planned, "calibration", metrics=metrics | {"test_ece": metrics["test_ece"] + DRIFT[seed]})
+    rows = {(row.cell, row.arm): row for row in compared(runs, metric="test_ece").conditions}
+    assert rows[CELLS[0], "erm"].verdict == "higher"
+    assert rows[CELLS[0], "mixup alpha=1"].verdict == "identical"
+
+
+def test_a_diverged_trial_s_time_is_not_compared(runs: tuple[World, World]) -> None:
+    _, second = runs
+    for seed in SEEDS:
+        for cell in CELLS:
+            planned = second.trial(cell, "erm", seed)
+            second.diverge(planned)
+            folder = second.store.trial(planned.trial_id)
+            folder.write_final((folder.final() or {}) | {"train_seconds": 0.5})
+    found = compared(runs)
+    assert (found.time_ratio, found.pairs) == (1, 12)
+
+
 @pytest.mark.parametrize(
     ("other", "metric", "message"),
     [

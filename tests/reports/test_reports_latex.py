@@ -76,6 +76,28 @@ def test_nothing_is_bold_without_two_pairs(make_world: Callable[..., World]) -> 
     assert leading(world, errors) == frozenset()
 
 
+def test_one_lucky_run_takes_no_bold_away(make_world: Callable[..., World]) -> None:
+    """It is never bold itself, so what is bold goes by those that can be compared."""
+    world = make_world(seeds=4, methods="[erm, {name: mixup, alpha: [0.2, 1]}]", label_noise="[{rate: 0}]")
+    errors: dict[str, list[float | None]] = {
+        "erm": [0.30, 0.31, 0.29, 0.30],
+        "mixup alpha=0.2": [0.20, 0.211, 0.189, 0.20],
+        "mixup alpha=1": [None, None, None, 0.10],
+    }
+    assert leading(world, errors) == {"mixup alpha=0.2"}
+
+
+def test_a_mean_over_easy_seeds_is_not_the_best(make_world: Callable[..., World]) -> None:
+    """Seeds 3 to 5 are hard for all. alpha 1 has the easy ones alone, and on each of these it is 2 points behind."""
+    world = make_world(methods="[erm, {name: mixup, alpha: [0.2, 1]}]", label_noise="[{rate: 0}]")
+    errors: dict[str, list[float | None]] = {
+        "erm": [0.15, 0.151, 0.15, 0.351, 0.35, 0.351],
+        "mixup alpha=0.2": [0.10, 0.1002, 0.1001, 0.30, 0.3002, 0.3001],
+        "mixup alpha=1": [0.12, 0.1203, 0.1201, None, None, None],
+    }
+    assert leading(world, errors) == {"mixup alpha=0.2"}
+
+
 def test_higher_is_better_where_it_is(make_world: Callable[..., World]) -> None:
     world = make_world(
         seeds=3,

@@ -187,7 +187,7 @@ class Comparison:
         if self.verdict == PRACTICALLY_EQUAL:
             is_sequential = np.isnan(self.sign_flip_p)
             return bool(is_sequential and max(-self.low, self.high) >= self.smallest_effect)
-        return self.verdict in (BETTER, WORSE) and self.low <= 0 <= self.high
+        return bool((self.verdict == BETTER and self.high >= 0) or (self.verdict == WORSE and self.low <= 0))
 
     @property
     def is_negligible(self) -> bool:
@@ -409,7 +409,7 @@ def sign_flip_p(differences: ArrayLike) -> float:
         return np.nan
     # Errors are multiples of 1 / n_test, so sums tie often, and equal sums must count as equal in spite of rounding.
     threshold = abs(values.sum()) - ROUNDING * np.abs(values).sum()
-    if threshold <= 0:
+    if threshold <= 0 or (np.ptp(values) <= ROUNDING and abs(values.mean()) <= ROUNDING):  # as `paired_t` has it
         return 1.0
     if len(values) <= EXACT_PAIRS:
         left = _signed_sums(values[: len(values) // 2])

@@ -290,6 +290,8 @@ def _outlook(comparison: Comparison | Judgement, measure: Measure) -> str:
         return ""
     if comparison.goes_on:
         return "; seeds are still being added"
+    if measure.unit == "%" and comparison.detectable_difference > 1:
+        return f", too few for any difference that there can be{_seeds_to_come(comparison)}"
     detectable = measure.text(comparison.detectable_difference, _digits(comparison, measure))
     return f", enough for a difference of {_with_points(detectable, measure)}{_seeds_to_come(comparison)}"
 

@@ -245,6 +245,16 @@ def test_a_verdict_whose_evidence_has_faded_is_marked() -> None:
     assert wording.doubt_mark(early) != " §"
 
 
+def test_a_verdict_that_has_turned_into_its_opposite_is_marked() -> None:
+    """Seven pairs are better by all but the same amount, and eight that were added are far worse."""
+    differences = np.array([-0.01, -0.0101, -0.0099, -0.01005, -0.00995, -0.01, -0.01, *[0.3, 0.31, 0.29, 0.3] * 2])
+    pairs = Pairs("cell", "mixup", 0.5 + differences, np.full(15, 0.5), 15)
+    (only,) = compare([pairs], rule=StoppingRule(min=3, max=20))
+    assert only.verdict == BETTER
+    assert only.low > 0
+    assert wording.doubt_mark(only) == " §"
+
+
 @pytest.mark.usefixtures("without_pictures")
 def test_early_stopping_s_caution_goes_by_the_same_rule(make_world: Callable[..., World], tmp_path: Path) -> None:
     """By a plain t test the other metric would be clear, and a caution say so."""

@@ -214,6 +214,13 @@ def test_arms_that_are_identical() -> None:
     assert only.seeds_for_clear_answer is None
 
 
+def test_arms_that_differ_by_rounding_alone_are_identical() -> None:
+    """All differences have one sign, and are no more than the t test takes for rounding."""
+    (only,) = compare([pairs([5e-13] * 6)])
+    assert (only.verdict, only.spread, only.difference) == (NO_CLEAR_DIFFERENCE, "identical", 0)
+    assert (only.holm_p, only.sign_flip_p) == (1, 1)
+
+
 def test_differences_that_are_all_the_same() -> None:
     (enough,) = compare([pairs([-0.01] * 6)])
     assert (enough.verdict, enough.spread) == (BETTER, "constant")

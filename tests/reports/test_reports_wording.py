@@ -56,6 +56,12 @@ def test_unclear() -> None:
     )
 
 
+def test_no_difference_of_more_than_a_hundred_points() -> None:
+    """Two pairs, differences of -0.18 and 0.14: a t test of power 0.8 takes one of 11.4 sd, or 259 points."""
+    (comparison,) = compare([pairs([-0.18, 0.14])])
+    assert ", 2 seeds, too few for any difference that there can be; " in sentence(comparison, baseline="erm")
+
+
 def test_units_other_than_percent() -> None:
     (comparison,) = compare([pairs(list(-0.042 + SPREAD))])
     assert sentence(comparison, baseline="erm", metric="test_nll") == (

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import TracebackType
@@ -39,31 +39,46 @@ Drawn = tuple[Drawing, Files]
 class Drawers:
     """Processes that draw: they start at once, so that the results can be loaded in the meantime.
 
-    A context. There are none where there is not enough to draw for them to pay, or where `processes` is 1.
+    A context. There are none where there is not enough to draw for them to pay, where `processes` is 1, or where none
+    can be had; then all is drawn here.
     """
 
     def __init__(self, processes: int, *, num_trials: int) -> None:
         self._processes = min(processes, MOST_PROCESSES) if num_trials >= MANY_TRIALS else 1
         self._pool: ProcessPoolExecutor | None = None
+        self._leash: tuple[Connection, ...] = ()
 
     def __enter__(self) -> Self:
         if self._processes > 1:
-            # spawn: the caller may have threads, of torch or MLflow, which a fork loses in the middle of their work
-            context = multiprocessing.get_context("spawn")
-            theirs, self._leash = context.Pipe(duplex=False)
-            self._pool = ProcessPoolExecutor(self._processes, context, initializer=_begin, initargs=(theirs,))
-            with theirs, _without_interrupts():  # not the line above: multiprocessing's own helper lets them in again
-                for _ in range(self._processes):
-                    self._pool.submit(_begun)
+            try:
+                self._start()
+            except OSError:  # too many processes or open files, or no room for semaphores
+                self._stop(at_once=True)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, _error: object, _traceback: TracebackType | None) -> None:
-        if self._pool is None:
-            return
-        if kind is not None:
-            self._leash.close()
-        self._pool.shutdown(cancel_futures=True)
-        self._leash.close()
+        self._stop(at_once=kind is not None)
+
+    def _start(self) -> None:
+        # spawn: the caller may have threads, of torch or MLflow, which a fork loses in the middle of their work
+        context = multiprocessing.get_context("spawn")
+        self._leash = theirs, _ = context.Pipe(duplex=False)  # theirs stays open for a process that starts later
+        self._pool = ProcessPoolExecutor(self._processes, context, initializer=_begin, initargs=(theirs,))
+        with _without_interrupts():  # not the line above: multiprocessing's own helper lets them in again
+            for _ in range(self._processes):
+                self._pool.submit(_begun)
+
+    def _stop(self, *, at_once: bool) -> None:
+        if self._pool is not None:
+            if at_once:
+                self._let_go()
+            self._pool.shutdown(cancel_futures=True)
+            self._pool = None
+        self._let_go()
+
+    def _let_go(self) -> None:
+        for end in self._leash:
+            end.close()
 
     def draw(self, results: Results, comparisons: Sequence[Comparison]) -> Iterator[tuple[str, Drawn]]:
         """Every figure that applies to this suite and has data by now, with its name.
@@ -84,17 +99,16 @@ class Drawers:
     def _at_work(
         self, results: Results, comparisons: Sequence[Comparison]
     ) -> Iterator[dict[str, Future[Drawn | None]]]:
-        """What the processes are at, by figure; nothing where there are none, or none is left."""
-        if self._pool is None:
-            yield {}
-            return
-        with tempfile.TemporaryDirectory(prefix="mixup-bench-") as folder:
-            handed_over = Path(folder) / "results.pickle"
-            handed_over.write_bytes(pickle.dumps((results, comparisons)))
-            try:
-                futures = {name: self._pool.submit(_draw_there, handed_over, name) for name in FIGURES}
-            except BrokenProcessPool:
-                futures = {}
+        """What the processes are at, by figure; nothing where there are none, none is left, or the disk is full."""
+        with ExitStack() as stack:
+            futures: dict[str, Future[Drawn | None]] = {}
+            if self._pool is not None:
+                with suppress(BrokenProcessPool, OSError):
+                    folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="mixup-bench-"))
+                    handed_over = Path(folder) / "results.pickle"
+                    handed_over.write_bytes(pickle.dumps((results, comparisons)))
+                    with _without_interrupts():  # a process may start as late as now
+                        futures = {name: self._pool.submit(_draw_there, handed_over, name) for name in FIGURES}
             yield futures
 
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -17,8 +22,9 @@ from made_up_trials import World
 
 from reports import drawn, render
 from reports.drawn import MANY_TRIALS, Drawers
-from reports.load import load
-from reports.statistics import compare, pairs_of
+from reports.figures.drawing import Files
+from reports.load import Results, load
+from reports.statistics import Comparison, compare, pairs_of
 
 RENDERS = """
 import sys
@@ -139,6 +145,70 @@ def test_none_outlives_the_process_that_it_draws_for(rendering: subprocess.Popen
     time.sleep(seconds)
     rendering.kill()
     assert not psutil.wait_procs(drawers, timeout=SECONDS)[1]
+
+
+@pytest.fixture
+def drawn_by_one(many: World) -> tuple[tuple[Results, list[Comparison]], dict[str, Files]]:
+    """What there is to draw, and the files that one process makes of it."""
+    results = load(many.plan, many.store)
+    names = {"cells": many.plan.cells, "arms": many.plan.arms, "baseline": many.plan.baseline}
+    what = (results, compare(pairs_of(results.trials, "test_error_last", **names)))
+    with Drawers(1, num_trials=MANY_TRIALS) as one:
+        return what, {name: each for name, (_, each) in one.draw(*what)}
+
+
+def test_a_process_that_starts_late_draws_too(
+    drawn_by_one: tuple[tuple[Results, list[Comparison]], dict[str, Files]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the first one has begun before the second is asked for, that is not started until there is work for it."""
+    what, expected = drawn_by_one
+    submit = ProcessPoolExecutor.submit
+
+    def slowly(pool: ProcessPoolExecutor, function: Callable[..., Any], /, *arguments: Any) -> Future[Any]:
+        future = submit(pool, function, *arguments)
+        if function is drawn._begun:
+            future.result()
+        return future
+
+    monkeypatch.setattr(ProcessPoolExecutor, "submit", slowly)
+    before = set(multiprocessing.active_children())
+    with Drawers(2, num_trials=MANY_TRIALS) as two:
+        assert len(set(multiprocessing.active_children()) - before) == 1
+        assert {name: each for name, (_, each) in two.draw(*what)} == expected
+
+
+def test_without_room_for_the_results_all_is_drawn_here(
+    drawn_by_one: tuple[tuple[Results, list[Comparison]], dict[str, Files]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    what, expected = drawn_by_one
+
+    def full(*_: object, **__: object) -> str:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with Drawers(2, num_trials=MANY_TRIALS) as two:
+        monkeypatch.setattr(tempfile, "mkdtemp", full)
+        assert {name: each for name, (_, each) in two.draw(*what)} == expected
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_where_no_process_can_be_had_all_is_drawn_here(
+    drawn_by_one: tuple[tuple[Results, list[Comparison]], dict[str, Files]], monkeypatch: pytest.MonkeyPatch, which: int
+) -> None:
+    """The first or the second is one too many: what has started ends again."""
+    what, expected = drawn_by_one
+    start, started = SpawnProcess.start, []
+
+    def one_too_many(process: SpawnProcess) -> None:
+        if len(started) == which:
+            raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+        started.append(process)
+        start(process)
+
+    monkeypatch.setattr(SpawnProcess, "start", one_too_many)
+    before = set(multiprocessing.active_children())
+    with Drawers(2, num_trials=MANY_TRIALS) as two:
+        assert set(multiprocessing.active_children()) <= before
+        assert {name: each for name, (_, each) in two.draw(*what)} == expected
 
 
 def test_no_more_processes_than_their_memory_is_worth(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -83,7 +83,7 @@ def error_against_alpha(results: Results, _comparisons: Sequence[Comparison]) ->
         + (f" Not shown, having no alpha or only one: {listed(without, most=MOST_NAMED)}." if without else "")
     )
     title = f"{sentence_case(figure_of.title)} against alpha"
-    alt = f"{title} in {len(cells)} panels, with {reference} as a horizontal band."
+    alt = f"{title} in {count(len(cells), 'panel')}, with {reference} as a horizontal band."
     shown = finished[finished["cell"].isin(cells) & (finished["arm"].isin(series) | (finished["arm"] == plan.baseline))]
     data = summarised(
         results.trials.loc[shown.index].assign(value=results.column(figure_of.name)),
@@ -172,7 +172,7 @@ def chosen(results: Results, _comparisons: Sequence[Comparison]) -> Drawing | No
     if len(cells) < len(there):
         caption += f" The first {len(cells)} of {len(there)} cells are drawn; the CSV has all."
     title = "Alpha chosen on validation"
-    alt = f"Test error, validation error and share of seeds against alpha, in {len(cells)} rows."
+    alt = f"Test error, validation error and share of seeds against alpha, in {count(len(cells), 'row')}."
     data = points["test"].merge(points["validation"], on=[*by, "n"], how="outer", suffixes=("_test", "_validation"))
     data = data.merge(share[[*by, "mean"]].rename(columns={"mean": "chosen_share"}), on=by)
     return Drawing(figure, title, caption, alt, data)

@@ -13,6 +13,7 @@ from reports.figures.arms import drawn_arms, line
 from reports.figures.drawing import Drawing
 from reports.figures.layout import panels
 from reports.figures.series import occurring
+from reports.formats import count
 from reports.load import Results
 from reports.statistics import Comparison
 
@@ -74,7 +75,7 @@ def reliability(results: Results, _comparisons: Sequence[Comparison]) -> Drawing
         "panel: the share of test images in each bin. 15 equal-width bins, pooled over seeds; points of fewer than "
         f"{MIN_BIN_COUNT} pooled images are left out.{fitted}{drawn.note}"
     )
-    alt = f"Reliability diagrams in {len(shown)} panels: accuracy against confidence for each method."
+    alt = f"Reliability diagrams in {count(len(shown), 'panel')}: accuracy against confidence for each method."
     return Drawing(figure, "Reliability", caption, alt, pooled)
 
 

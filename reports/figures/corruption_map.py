@@ -91,7 +91,10 @@ def corruption_map(results: Results, _comparisons: Sequence[Comparison]) -> Draw
         caption += f" Of {count(len(arms), 'method')} the {len(shown)} with the lowest mean are drawn; the CSV has all."
     if len(drawn) < len(cells):
         caption += f" The first {len(drawn)} of {len(cells)} cells are drawn; the CSV has all."
-    alt = f"Maps of error by corruption and severity: {reference} and {len(shown)} differences, in {len(drawn)} rows."
+    alt = (
+        f"Maps of error by corruption and severity: {reference} and {count(len(shown), 'difference')}, "
+        f"in {count(len(drawn), 'row')}."
+    )
     data = pd.concat([means.assign(arm=plan.baseline), differences])[
         ["cell", "arm", "kind", "severity", "error", "difference", "n"]
     ]

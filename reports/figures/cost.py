@@ -11,7 +11,7 @@ from reports.figures.arms import drawn_arms, line
 from reports.figures.drawing import Drawing
 from reports.figures.layout import panels
 from reports.figures.series import occurring, summarised
-from reports.formats import duration, listed
+from reports.formats import count, duration, listed
 from reports.load import Results
 from reports.measures import measure
 from reports.statistics import Comparison
@@ -79,7 +79,7 @@ def error_against_time(results: Results, _comparisons: Sequence[Comparison]) -> 
         f"multiple of {reference}'s. Times are those of this suite's trials as they ran, with whatever ran beside "
         f"them. {where}{drawn.note}"
     )
-    alt = f"Error of {len(drawn.arms)} methods against their training time, in {len(cells)} panels."
+    alt = f"Error of {count(len(drawn.arms), 'method')} against their training time, in {count(len(cells), 'panel')}."
     columns = ["cell", "arm", "train_seconds", "times_baseline", "mean", "low", "high", "n"]
     data: pd.DataFrame = points.loc[points["cell"].isin(cells), columns]
     return Drawing(figure, "Error against training time", caption, alt, data)

@@ -88,7 +88,10 @@ def forest(results: Results, comparisons: Sequence[Comparison]) -> Drawing | Non
             "are practically equal."
         )
     clear = sum(each.verdict in (BETTER, WORSE) for each in shown)
-    alt = f"Forest plot of {len(shown)} paired differences from {reference}; {clear} are clear. Numbers in the table."
+    alt = (
+        f"Forest plot of {count(len(shown), 'paired difference')} from {reference}; "
+        f"{clear} are clear. Numbers in the table."
+    )
     columns = ["cell", "arm", "pairs", "difference", "low", "high", "holm_p", "verdict"]
     data = pd.DataFrame([[getattr(each, column) for column in columns] for each in shown], columns=columns)
     return Drawing(figure, "Paired differences", caption, alt, data)

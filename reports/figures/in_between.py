@@ -8,6 +8,7 @@ from reports.figures.arms import drawn_arms
 from reports.figures.drawing import Drawing
 from reports.figures.layout import grid
 from reports.figures.series import curves_by, draw_curves, occurring, summarised
+from reports.formats import count
 from reports.load import Results
 from reports.statistics import Comparison
 
@@ -39,6 +40,9 @@ def in_between(results: Results, _comparisons: Sequence[Comparison]) -> Drawing 
         "whose predicted class is neither that of x_i nor that of x_j. Right: the norm of the loss's gradient with "
         f"respect to the pixels. After Figure 2 of Zhang et al. (2018): {drawn.means}.{drawn.note}"
     )
-    alt = f"Misses and gradient norms of {len(drawn.arms)} methods between training images, in {len(cells)} rows."
+    alt = (
+        f"Misses and gradient norms of {count(len(drawn.arms), 'method')} between training images, "
+        f"in {count(len(cells), 'row')}."
+    )
     data = points["miss"].merge(points["gradient_norm"], on=by, suffixes=("_miss", "_gradient_norm"), how="outer")
     return Drawing(figure, "Between training images", caption, alt, data)

@@ -17,7 +17,7 @@ from reports.figures.cells import by_setting
 from reports.figures.drawing import Drawing
 from reports.figures.layout import CHARACTER, LEFT, RIGHT, TICKS_HEIGHT, grid, panels, size_in_inches, text_width
 from reports.figures.series import draw_epochs, occurring, summarised
-from reports.formats import percent
+from reports.formats import count, percent
 from reports.load import LabelNoise, Results
 from reports.statistics import Comparison
 from reports.theme import Style
@@ -67,7 +67,7 @@ def transitions(results: Results, _comparisons: Sequence[Comparison]) -> Drawing
         "seeds. The share of wrong labels, nominal and realised, stands above. Darker is more; the scale favours small "
         "shares, so that the wrong labels can be seen."
     )
-    alt = f"Matrices of true classes and given labels for {len(cells)} cells."
+    alt = f"Matrices of true classes and given labels for {count(len(cells), 'cell')}."
     rows = []
     for cell in cells:
         names = by_cell[cell][0].class_names
@@ -113,7 +113,10 @@ def memorisation(results: Results, _comparisons: Sequence[Comparison]) -> Drawin
         "network does not predict, which is low where it generalises past the wrong labels. Over a sample of each "
         f"group: {drawn.means}.{drawn.note}"
     )
-    alt = f"Training errors of {len(drawn.arms)} methods on right and on wrong labels, in {len(cells)} rows."
+    alt = (
+        f"Training errors of {count(len(drawn.arms), 'method')} on right and on wrong labels, "
+        f"in {count(len(cells), 'row')}."
+    )
     data = pd.concat([each.assign(figure=name) for name, each in points.items()])[
         ["figure", *by, "mean", "low", "high", "n"]
     ]
@@ -180,7 +183,10 @@ def best_and_last(results: Results, _comparisons: Sequence[Comparison]) -> Drawi
         "further the last epoch lies above it, the more of what was learned is lost again to wrong labels. Mean over "
         f"seeds with the 95 % t interval of each mean.{drawn.note}"
     )
-    alt = f"Test error of {len(drawn.arms)} methods under {len(shown)} label noises, read at {len(there)} epochs."
+    alt = (
+        f"Test error of {count(len(drawn.arms), 'method')} under {count(len(shown), 'label noise')}, "
+        f"read at {count(len(there), 'epoch')}."
+    )
     data = points.assign(
         noise=points["cell"].map({cell: noise[cell].kind for cell in shown}),
         rate=points["cell"].map({cell: noise[cell].rate for cell in shown}),

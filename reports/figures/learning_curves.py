@@ -16,6 +16,7 @@ from reports.figures.arms import DrawnArms, drawn_arms
 from reports.figures.drawing import Drawing
 from reports.figures.layout import panels
 from reports.figures.series import curves_by, draw_curves, occurring, summarised
+from reports.formats import count
 from reports.load import Results
 from reports.statistics import Comparison
 
@@ -64,7 +65,9 @@ def learning_curves(results: Results, _comparisons: Sequence[Comparison]) -> Dra
         f"at the epoch that {validation}is best on test (oracle), which cannot be had in practice. Scales differ "
         f"between panels.{drawn.note}"
     )
-    alt = f"Learning curves of {len(drawn.arms)} methods in {len(cells)} panels: test error per epoch."
+    alt = (
+        f"Learning curves of {count(len(drawn.arms), 'method')} in {count(len(cells), 'panel')}: test error per epoch."
+    )
     marked = read_at.groupby(["cell", "arm", "epoch"])["mark"].agg(" ".join)
     return Drawing(figure, "Learning curves", caption, alt, points.join(marked, on=["cell", "arm", "epoch"]))
 

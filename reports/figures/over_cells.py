@@ -179,7 +179,7 @@ def critical_difference(results: Results, _comparisons: Sequence[Comparison]) ->
         ends = [at(ranked.mean_ranks[first]) - 0.04, at(ranked.mean_ranks[last]) + 0.04]
         axes.plot(ends, [y, y], color=theme.INK, linewidth=2.4, solid_capstyle="butt", zorder=3)
     caption = _rank_caption(ranked, figure_of, what_cells_are(plan, ranked.cells))
-    alt = f"Critical-difference diagram: mean ranks of {k} methods over {len(ranked.cells)} cells."
+    alt = f"Critical-difference diagram: mean ranks of {k} methods over {count(len(ranked.cells), 'cell')}."
     data = pd.DataFrame({"arm": ranked.arms, "mean_rank": ranked.mean_ranks})
     data = data.assign(critical_difference=ranked.critical_difference, friedman_p=ranked.p, cells=len(ranked.cells))
     return Drawing(figure, "Mean ranks over cells", caption, alt, data)

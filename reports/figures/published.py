@@ -14,6 +14,7 @@ from matplotlib.lines import Line2D
 from reports import theme
 from reports.figures.drawing import Drawing
 from reports.figures.layout import LEGEND_LINE, text_width, wrapped
+from reports.formats import count
 from reports.load import Results
 from reports.measures import measure
 from reports.published.matching import Match, matches
@@ -119,7 +120,7 @@ def published(results: Results, _comparisons: Sequence[Comparison]) -> Drawing |
         "and in the literature (hollow marks), each within its own protocol. What differs between the protocols stands "
         f"in the report's section on published numbers; none of it is in the interval.{doubt}{rest}"
     )
-    alt = f"Effects of {len(shown)} methods and figures here, beside published ones of {len(sources)} tables."
+    alt = f"Effects of {len(shown)} methods and figures here, beside published ones of {count(len(sources), 'table')}."
     return Drawing(figure, "Effects beside published ones", caption, alt, _data(found))
 
 

@@ -13,6 +13,7 @@ from reports.figures.arms import DrawnArms, drawn_arms, line
 from reports.figures.drawing import Drawing
 from reports.figures.layout import grid, panels, shade, size_in_inches
 from reports.figures.series import curves_by, draw_curves, occurring, summarised
+from reports.formats import count
 from reports.load import CLEAN, Results
 from reports.measures import ATTACKS, NORMS, SCORES, SCORES_IN_WORDS
 from reports.statistics import Comparison
@@ -65,7 +66,10 @@ def corruption_kinds(results: Results, _comparisons: Sequence[Comparison]) -> Dr
         f"Dietterich (2019): mean over seeds with the 95 % t interval of each mean.{extra} Scales differ between "
         f"cells.{drawn.note}"
     )
-    alt = f"Error of {len(drawn.arms)} methods under {len(labels)} kinds of corruption, in {len(cells)} panels."
+    alt = (
+        f"Error of {count(len(drawn.arms), 'method')} under {count(len(labels), 'kind')} of corruption, "
+        f"in {count(len(cells), 'panel')}."
+    )
     return Drawing(figure, "Corruptions, kind by kind", caption, alt, points)
 
 
@@ -91,7 +95,10 @@ def corruption_severity(results: Results, _comparisons: Sequence[Comparison]) ->
         "Test error at each severity, averaged over the standard kinds of corruption, with the error on clean images "
         f"on the left: {drawn.means}. Scales differ between panels.{drawn.note}"
     )
-    alt = f"Error of {len(drawn.arms)} methods against the severity of corruption, in {len(cells)} panels."
+    alt = (
+        f"Error of {count(len(drawn.arms), 'method')} against the severity of corruption, "
+        f"in {count(len(cells), 'panel')}."
+    )
     return Drawing(figure, "Corruptions, by severity", caption, alt, points)
 
 
@@ -125,7 +132,10 @@ def ood(results: Results, _comparisons: Sequence[Comparison]) -> Drawing | None:
         f"How well a score tells test images from those of another data set, which is named above: {SCORES_IN_WORDS}. "
         f"Higher is better, and 50 % is chance. Mean over seeds with the 95 % t interval of each mean.{drawn.note}"
     )
-    alt = f"AUROC of {len(drawn.arms)} methods against {len(groups)} other data sets, in {len(cells)} panels."
+    alt = (
+        f"AUROC of {count(len(drawn.arms), 'method')} against {count(len(groups), 'other data set')}, "
+        f"in {count(len(cells), 'panel')}."
+    )
     return Drawing(figure, "Images from elsewhere", caption, alt, points.drop(columns="category"))
 
 
@@ -173,7 +183,10 @@ def attacks(results: Results, _comparisons: Sequence[Comparison]) -> Drawing | N
         f"Test error under attacks on the pixels, by their radius; at 0, the error of the same {counted} images left "
         f"alone.{transferred} Every line: {drawn.means}.{drawn.note}"
     )
-    alt = f"Error of {len(drawn.arms)} methods against the radius of {len(kinds)} attacks, in {len(cells)} rows."
+    alt = (
+        f"Error of {count(len(drawn.arms), 'method')} against the radius of {count(len(kinds), 'attack')}, "
+        f"in {count(len(cells), 'row')}."
+    )
     return Drawing(figure, "Attacks", caption, alt, points)
 
 

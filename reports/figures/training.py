@@ -13,7 +13,7 @@ from reports.figures.arms import drawn_arms
 from reports.figures.drawing import Drawing
 from reports.figures.layout import grid, panels
 from reports.figures.series import draw_epochs, occurring, summarised
-from reports.formats import listed
+from reports.formats import count, listed
 from reports.load import Results
 from reports.statistics import Comparison
 from reports.wording import arm_name
@@ -51,7 +51,9 @@ def training_errors(results: Results, _comparisons: Sequence[Comparison]) -> Dra
         "underfitting, since the labels of a mixed image cannot all be predicted. The other panels: on images as they "
         f"are. Every line: {drawn.means}.{drawn.note}"
     )
-    alt = f"Error per epoch of {len(drawn.arms)} methods on {', '.join(titles)}, in {len(cells)} rows."
+    alt = (
+        f"Error per epoch of {count(len(drawn.arms), 'method')} on {', '.join(titles)}, in {count(len(cells), 'row')}."
+    )
     data = pd.concat([points[name].assign(figure=name) for name in there])[["figure", *by, "mean", "low", "high", "n"]]
     return Drawing(figure, "Errors on what training saw", caption, alt, data)
 
@@ -92,7 +94,7 @@ def lam(results: Results, _comparisons: Sequence[Comparison]) -> Drawing | None:
         f"prevails; near 1/2 both count alike. {_about_dots(drawn_by, shown)}"
         f"{_about_panels(alike, shown, has_dominant=len(common) < len(shown))}"
     )
-    alt = f"Histograms of lam for {len(arms)} methods, in {len(shown)} panels."
+    alt = f"Histograms of lam for {count(len(arms), 'method')}, in {count(len(shown), 'panel')}."
     order = {arm: place for place, arm in enumerate(arms)}
     data = counts.sort_values("arm", key=lambda column: column.map(order), kind="stable")
     return Drawing(figure, "Mixing weights in training", caption, alt, data)

@@ -63,6 +63,15 @@ def test_every_figure_is_drawn_and_explained(full_world: World) -> None:
         assert len(drawing.data) > 3
 
 
+def test_one_of_everything_is_no_plural(make_world: Callable[..., World]) -> None:
+    world = make_world(seeds=2, methods="[erm]", label_noise="[{rate: 0.4}]", evaluate=EVERYTHING)
+    finish(world)
+    drawings = draw(world)
+    assert len(drawings) > 10
+    for drawing in drawings.values():
+        assert not re.search(r"\b1 ((label|other data) )?[a-z]+s\b", drawing.alt), drawing.alt
+
+
 def test_nothing_is_drawn_from_nothing(make_world: Callable[..., World]) -> None:
     assert draw(make_world()) == {}
 

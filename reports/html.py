@@ -100,7 +100,7 @@ def page(
         recommended=_recommended(results),
         cost=cost_sentence(results),
         doubts=[*wording.doubt_notes(comparisons), *filter(None, [wording.floor_note(comparisons)])],
-        cautions=[*_cautions(results, comparisons), *_changed_by_selection(results, comparisons)],
+        cautions=cautions(results, comparisons),
         tests=wording.how_tested(
             len(comparisons),
             plan.suite.stopping,
@@ -225,6 +225,11 @@ def _recommended(results: Results) -> list[str]:
     ]
 
 
+def cautions(results: Results, comparisons: Sequence[Comparison]) -> list[str]:
+    """What a reader must know before believing the answer, and in which respect it depends on the metric."""
+    return [*_cautions(results, comparisons), *_changed_by_selection(results, comparisons)]
+
+
 def _changed_by_selection(results: Results, comparisons: Sequence[Comparison]) -> Iterator[str]:
     """Where stopping each arm by validation would change a verdict: a gain may be one that early stopping gives too."""
     plan, selected = results.plan, "test_error_val_selected"
@@ -272,7 +277,7 @@ def _cautions(results: Results, comparisons: Sequence[Comparison]) -> Iterator[s
         arms = [wording.arm_name(arm) for arm in plan.arms if arm in set(diverged["arm"])]
         yield (
             f"Some trials of {listed(arms, most=MOST_NAMED)} diverged. They have no error to count, so the seeds that "
-            "remain flatter it."
+            f"remain flatter {'it' if len(arms) == 1 else 'these'}."
         )
     mixed = [
         RUN_FACTS.get(fact, fact) for fact, values in results.provenance.items() if len(values) > 1 and fact != "host"

@@ -15,7 +15,7 @@ from reports.best import BEST_IN_WORDS, leading_arms
 from reports.costs import time_table
 from reports.figures import FIGURES, Drawing
 from reports.formats import csv_bytes
-from reports.html import provenance
+from reports.html import cautions, provenance
 from reports.latex import TEXT_HEIGHT, TEXT_WIDTH, Marked, Place, escape, marked_markdown, points, text_table
 from reports.load import Results
 from reports.measures import measure
@@ -198,7 +198,7 @@ def _comparison_entry(findings: Findings, table: Table) -> _Entry:
     results = findings.results
     metric, baseline = measure(results.plan.suite.report.metric), arm_name(results.plan.baseline)
     points = ", in percentage points" if metric.unit == "%" else ""
-    tested = wording.how_tested(len(findings.comparisons), results.plan.suite.stopping)["table"]
+    tested = _how_tested(findings)["table"]
     caption = (
         f"{wording.sentence_case(metric.phrase)}, paired comparison with {baseline}. Difference: method minus "
         f"{baseline} over the pairs{points}. {tested}"
@@ -272,7 +272,6 @@ def _main_tex(
     results = findings.results
     plan = results.plan
     in_sections = {name for section in found for name in section.figures}
-    tests = wording.how_tested(len(findings.comparisons), plan.suite.stopping)
     summary = wording.summary(findings.comparisons, baseline=plan.baseline, rule=plan.suite.stopping)
     lines = [
         f"{MADE} The next report makes it anew: copy the folder before you change anything.",
@@ -290,10 +289,11 @@ def _main_tex(
         r"\maketitle",
         r"\section{Answer}",
         rf"\textbf{{{escape(summary)}}}",
+        *_paragraphs(cautions(results, findings.comparisons)),
         *_verdicts(findings),
         *_paragraphs([*wording.doubt_notes(findings.comparisons)]),
         r"\paragraph{How it was tested.}",
-        escape(_tested(results, tests["answer"])),
+        escape(_tested(results, _how_tested(findings)["answer"])),
         *_tables(main),
         *(_figure(name, drawings[name]) for name in drawings if name not in in_sections),
         r"\clearpage",
@@ -313,6 +313,12 @@ _SECONDARY = """
 Each figure is a family of its own: its p values are Holm-adjusted over its comparisons and over no other figure's. Were
 all methods alike, up to one figure in twenty would show a difference by chance alone.
 """
+
+
+def _how_tested(findings: Findings) -> dict[str, str]:
+    suite = findings.results.plan.suite
+    figure, effect = measure(suite.report.metric), suite.report.smallest_effect
+    return wording.how_tested(len(findings.comparisons), suite.stopping, smallest_effect=effect, measure=figure)
 
 
 def _tested(results: Results, answer: str) -> str:

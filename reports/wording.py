@@ -112,6 +112,11 @@ def how_tested(
     words = _how_tested(comparisons, rule)
     if smallest_effect is not None and measure is not None:
         words["answer"] += f" {how_equality_is_tested(smallest_effect, measure, rule)}"
+        words["table"] += (
+            f" p equal (Holm): two one-sided t tests against {effect_in_words(smallest_effect, measure)} either way. "
+            f"Both p are adjusted over both questions; practically equal: {SIGNIFICANCE_LEVEL:g} or less where p "
+            "(Holm) is above."
+        )
     return words
 
 

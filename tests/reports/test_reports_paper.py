@@ -94,6 +94,25 @@ def test_main_tex_says_verdicts_and_how_they_came_about(make_world: Callable[...
 
 
 @pytest.mark.usefixtures("without_pictures")
+def test_main_tex_says_what_to_know_before_believing_it(make_world: Callable[..., World], tmp_path: Path) -> None:
+    """As the page does: a paper that is made of the folder alone would otherwise say more than the page."""
+    world = make_world(seeds=6, evaluate="[clean]", overrides=("report.smallest_effect=0.02",))
+    finish(world)
+    for arm, seed in (("mixup alpha=1", 3), ("erm", 4)):
+        world.diverge(world.trial("clean", arm, seed))
+    render(world.plan, world.store, tmp_path)
+    main = re.sub(r"\\allowbreak\{\}", "", (tmp_path / "paper" / "main.tex").read_text())
+    assert r"2 of 36 planned trials without a result (2 diverged), so 3 of 24 pairs left out of the statistics" in main
+    assert "Some trials of ERM, mixup alpha=1 diverged. They have no error to count, so the seeds that remain" in main
+    assert "remain flatter these." in main
+    assert "takes a difference of 2 points for the smallest that matters. Practically equal means" in main
+    assert (
+        "p equal (Holm): two one-sided t tests against 2 points"
+        in (tmp_path / "paper" / "tables" / "comparison.tex").read_text()
+    )
+
+
+@pytest.mark.usefixtures("without_pictures")
 def test_the_table_of_results_against_what_was_measured(make_world: Callable[..., World], tmp_path: Path) -> None:
     world = make_world(seeds=3, methods="[erm, {name: mixup, alpha: [0.2, 1]}]", label_noise="[{rate: 0}]")
     errors = {

@@ -204,8 +204,10 @@ def recommendation_section(findings: Findings) -> Section:
             ),
         ),
         notes=(
-            "A gain that is no larger than its interval's half width may be none. One number says nothing of other "
-            "data: where the data change, run the suite again.",
+            "A gain that is no larger than its interval's half width may be none. The choices share seeds, so where "
+            "candidates are about as good as each other the interval holds less often than it says "
+            "(docs/statistics.md); nor is it adjusted for the number of rows. One number says nothing of other data: "
+            "where the data change, run the suite again.",
             *_diverged(found),
         ),
     )

@@ -81,6 +81,8 @@ def test_in_words(make_world: Callable[..., World]) -> None:
     assert table.groups[0][1][0][1:] == (
         "mixup alpha=0.2", "24.0", "30.0", "+7.5", "[+4.7, +10.3]", "4 of 4", "1.00", "3, 4 min 0 s",
     )  # fmt: skip
+    assert "the interval holds less often than it says (docs/statistics.md)" in section.notes[0]
+    assert "nor is it adjusted for the number of rows" in section.notes[0]
 
 
 def test_stay_with_the_baseline(make_world: Callable[..., World]) -> None:

@@ -44,7 +44,8 @@ class Drawers:
     """
 
     def __init__(self, processes: int, *, num_trials: int) -> None:
-        self._processes = min(processes, MOST_PROCESSES) if num_trials >= MANY_TRIALS else 1
+        pays = num_trials >= MANY_TRIALS and not multiprocessing.current_process().daemon  # a daemon may start none
+        self._processes = min(processes, MOST_PROCESSES) if pays else 1
         self._pool: ProcessPoolExecutor | None = None
         self._leash: tuple[Connection, ...] = ()
 

@@ -190,6 +190,13 @@ def test_without_room_for_the_results_all_is_drawn_here(
         assert {name: each for name, (_, each) in two.draw(*what)} == expected
 
 
+def test_a_daemon_draws_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(vars(multiprocessing.current_process())["_config"], "daemon", True)
+    before = set(multiprocessing.active_children())
+    with Drawers(2, num_trials=MANY_TRIALS):
+        assert set(multiprocessing.active_children()) <= before
+
+
 @pytest.mark.parametrize("which", [0, 1])
 def test_where_no_process_can_be_had_all_is_drawn_here(
     drawn_by_one: tuple[tuple[Results, list[Comparison]], dict[str, Files]], monkeypatch: pytest.MonkeyPatch, which: int

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, ScalarFormatter
 
 from reports import theme
 from reports.aggregates import Ranking, blocks_of, profile, ranking, what_cells_are
@@ -43,9 +43,9 @@ def pairs(results: Results, _comparisons: Sequence[Comparison]) -> Drawing | Non
     drawn = _without_baseline(drawn_arms(results, points["arm"]))
     own = {arm: points[points["arm"] == arm] for arm in drawn.arms}
     reference = arm_name(plan.baseline)
-    figure, axes_of = panels(
-        [arm_name(arm) for arm in drawn.arms], x=f"{reference}: {figure_of.label}", y=f"method: {figure_of.label}"
-    )
+    won = {arm: int((each["error"] < each["baseline_error"]).sum()) for arm, each in own.items()}
+    titles = [f"{arm_name(arm)}\nbelow the line: {won[arm]} of {len(each)}" for arm, each in own.items()]
+    figure, axes_of = panels(titles, x=f"{reference}: {figure_of.label}", y=f"method: {figure_of.label}")
     shown = figure_of.scale * np.concatenate([each[["baseline_error", "error"]].to_numpy() for each in own.values()])
     is_log = bool(shown.min() > 0 and shown.max() > LOG_FROM * shown.min())
     limits = _limits(shown, is_log=is_log)
@@ -55,17 +55,15 @@ def pairs(results: Results, _comparisons: Sequence[Comparison]) -> Drawing | Non
         x, y = figure_of.scale * each["baseline_error"], figure_of.scale * each["error"]
         face = style.face or style.color
         axes.plot(x, y, style.marker, color=style.color, markerfacecolor=face, markersize=3.5, alpha=0.75)
-        if is_log:
-            _log_scale(axes)
+        _same_ticks(axes, is_log=is_log)
         axes.set_xlim(limits)
         axes.set_ylim(limits)
         axes.grid(True, axis="both")
-        won = int((each["error"] < each["baseline_error"]).sum())
-        axes.text(0.96, 0.05, f"below: {won} of {len(each)}", transform=axes.transAxes, ha="right", fontsize=7)
     caption = (
         f"Each point is one seed in one cell: the {figure_of.title} of {reference} against that of the method in the "
-        f"same pair. Below the line the method is better; how far a point lies from it is the pair's difference. "
-        f"Groups along the line are cells.{' Both scales are logarithmic.' if is_log else ''}{drawn.note}"
+        f"same pair. Below the line the method is better; how far a point lies from it is the pair's difference."
+        f"{' Groups along the line are cells.' if len(set(points['cell'])) > 1 else ''}"
+        f"{' Both scales are logarithmic.' if is_log else ''}{drawn.note}"
     )
     alt = f"Pairs of {reference} and {count(len(drawn.arms), 'method')}: {len(points)} points around the diagonal."
     return Drawing(figure, "Pair by pair", caption, alt, points)
@@ -241,7 +239,12 @@ def _limits(shown: np.ndarray, *, is_log: bool) -> tuple[float, float]:
     return low - margin, high + margin
 
 
-def _log_scale(axes: Axes) -> None:
+def _same_ticks(axes: Axes, *, is_log: bool) -> None:
+    """On both axes, few enough for their labels to stand side by side."""
+    if not is_log:
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(MaxNLocator(nbins=4, steps=[1, 2, 5, 10]))
+        return
     axes.set_xscale("log")
     axes.set_yscale("log")
     for axis in (axes.xaxis, axes.yaxis):

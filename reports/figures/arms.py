@@ -17,14 +17,11 @@ from reports.wording import arm_name
 if TYPE_CHECKING:
     import pandas as pd
 
-MOST_ARMS = 8
-"""More lines than this in one panel cannot be told apart."""
+MOST_OTHERS = 7
+"""Beside the baseline: there is no eighth hue, marker and dash, and more lines in one panel cannot be told apart."""
 
 MOST_BANDS = 5
 """More intervals than this cover one another."""
-
-IN_WORDS = {MOST_ARMS - 1: "seven", MOST_ARMS: "eight"}
-
 
 @dataclass(frozen=True)
 class DrawnArms:
@@ -63,7 +60,7 @@ class DrawnArms:
 
 
 def drawn_arms(results: Results, column: pd.Series[str]) -> DrawnArms:
-    """Those that have a result, which is a row in `column`; of more than eight, the baseline and the seven best.
+    """Those that have a result, which is a row in `column`: the baseline and of the others the seven best.
 
     Best by the mean over the cells of what the suite's verdicts go by, of which less is better.
     """
@@ -73,10 +70,9 @@ def drawn_arms(results: Results, column: pd.Series[str]) -> DrawnArms:
     arms = _leading(results, present)
     note = ""
     if len(arms) < len(present):
-        has_baseline = plan.baseline in arms
-        first = f"{arm_name(plan.baseline)} and " if has_baseline else ""
+        first = f"{arm_name(plan.baseline)} and " if plan.baseline in arms else ""
         note = (
-            f" Of {len(present)} methods, {first}the {IN_WORDS[MOST_ARMS - has_baseline]} with the lowest mean "
+            f" Of {len(present)} methods, {first}the seven with the lowest mean "
             f"{measure(plan.suite.report.metric).title} are drawn; the CSV has all."
         )
     return DrawnArms(tuple(arms), arm_styles(results), plan.baseline, note)
@@ -115,10 +111,11 @@ def handle(style: Style, label: str) -> Line2D:
 
 
 def _leading(results: Results, arms: Collection[str]) -> Sequence[str]:
-    """All of them, or the eight that are drawn, in the same order."""
-    if len(arms) <= MOST_ARMS:
+    """All of them, or those that are drawn, in the same order."""
+    others = [arm for arm in arms if arm != results.plan.baseline]
+    if len(others) <= MOST_OTHERS:
         return list(arms)
     values = results.trials[["cell", "arm"]].assign(value=results.column(results.plan.suite.report.metric))
     means = values.groupby(["cell", "arm"])["value"].mean().groupby("arm").mean().dropna()
-    ranked = sorted(arms, key=lambda arm: (arm != results.plan.baseline, means.get(arm, float("inf"))))
-    return [arm for arm in arms if arm in ranked[:MOST_ARMS]]
+    best = sorted(others, key=lambda arm: means.get(arm, float("inf")))[:MOST_OTHERS]
+    return [arm for arm in arms if arm in best or arm == results.plan.baseline]

@@ -315,6 +315,33 @@ def test_on_paper_there_are_no_buttons_and_nothing_is_folded(open_page: Callable
     assert page.pdf().startswith(b"%PDF")
 
 
+def test_long_names_cut_no_table_off_on_paper_and_no_caption_on_a_phone(
+    open_page: Callable[..., playwright.Page], tmp_path: Path
+) -> None:
+    mixup = "{name: mixup, alpha: [0.2, 1], lam_per: sample, only: inputs, label_smoothing: 0.1, dropout: 0.5}"
+    text = SUITE.format(
+        seeds=3,
+        epochs=2,
+        methods=f"[erm, {mixup}]",
+        label_noise="[{rate: 0.2}]\n  training.weight_decay: [0.0001, 0.0005]",
+        evaluate="[clean, calibration]",
+        metric="test_error_last",
+    )
+    (tmp_path / "suite.yaml").write_text(text)
+    world = World(make_plan(load_suite(tmp_path / "suite.yaml")), Store(tmp_path / "results"))
+    for planned in world.plan.trials:
+        world.finish(planned, 0.2 + 0.01 * planned.trial.seed)
+    render(world.plan, world.store, tmp_path / "out")
+    page = open_page(tmp_path / "out" / "report.html")
+    page.set_viewport_size({"width": 420, "height": 900})
+    assert page.locator(".scroll table").count() > 5
+    widths = "each => each.map(one => one.getBoundingClientRect().width)"
+    assert max(page.locator(".scroll caption").evaluate_all(widths)) <= 420
+    page.emulate_media(media="print")
+    page.set_viewport_size({"width": 700, "height": 900})  # A4 less the margins, at 96 dpi
+    assert max(page.locator(".scroll table").evaluate_all(widths)) <= 700
+
+
 def test_without_a_script_everything_can_be_read(open_page: Callable[..., playwright.Page], folder: Path) -> None:
     page = open_page(java_script_enabled=False)
     assert page.locator("button").count() == 0

@@ -28,6 +28,9 @@ WIDEST_LABEL = 2.6
 MOST_ROWS = 40
 """With more rows than this the figure would fill more than a page."""
 
+MARKERS = "sD^vPX<>*pd8"
+"""Of the sources, in turn: no fewer than one data set and network have, since grey paper does not tell hues apart."""
+
 LEFTMOST, INDENT = 0.08, 0.2
 """Inches from the figure's edge to the name of a cell, and to that of a method."""
 
@@ -42,14 +45,15 @@ def published(results: Results, _comparisons: Sequence[Comparison]) -> Drawing |
         by_row.setdefault((each.cell, each.arm, each.metric), []).append(each)
     shown = dict(itertools.islice(by_row.items(), MOST_ROWS))
     sources = list(dict.fromkeys(source_name(each) for own in shown.values() for each in own))
-    styles = dict(
-        zip(sources, zip(itertools.cycle(theme.HUES), itertools.cycle("sD^vPX<>"), strict=False), strict=False)
-    )
+    looks = zip(itertools.cycle(theme.HUES), itertools.cycle(MARKERS), strict=False)
+    styles = dict(zip(sources, looks, strict=False))
     rows: list[str | tuple[str, str, str]] = []
     for cell in dict.fromkeys(cell for cell, _, _ in shown):
         rows += [cell, *(key for key in shown if key[0] == cell)]
     size = theme.RC["font.size"]
-    labels = [[row] if isinstance(row, str) else wrapped(_row_name(row), size, width=WIDEST_LABEL) for row in rows]
+    widths = [theme.FULL_WIDTH - 2 * LEFTMOST if isinstance(row, str) else WIDEST_LABEL for row in rows]
+    names = [row if isinstance(row, str) else _row_name(row) for row in rows]
+    labels = [wrapped(name, size, width=width) for name, width in zip(names, widths, strict=True)]
     widest = max(text_width(part, size) for row, label in zip(rows, labels, strict=True) for part in label if row)
     left = 0.35 + min(WIDEST_LABEL, widest)
     handles = [Line2D([], [], color=theme.INK, marker="o", markersize=5, label="here, with 95 % interval")]

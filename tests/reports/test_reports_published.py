@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+from collections import Counter
 from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
@@ -21,7 +22,7 @@ from bench.plan.suite import load_suite
 from bench.plan.suite_file import PUBLICATIONS
 from reports import render
 from reports.figures import Drawing
-from reports.figures.published import published
+from reports.figures.published import MARKERS, published
 from reports.load import load
 from reports.measures import measure
 from reports.published import matches, protocols, published_results
@@ -289,6 +290,13 @@ def test_the_page_has_a_section_a_figure_and_a_file(make_world: Callable[..., Wo
     assert drawing is not None
     assert set(drawing.data["cell"]) == {"clean", "uniform 20 %"}
     assert not drawing.data["metric"].str.startswith("train_error").any()
+
+
+def test_every_source_of_a_figure_has_a_mark_of_its_own() -> None:
+    sources = Counter(
+        (row.dataset, row.model) for row in {(r.source, r.table): r for r in published_results()}.values()
+    )
+    assert max(sources.values()) <= len(set(MARKERS)) == len(MARKERS)
 
 
 def test_a_single_seed_has_an_effect_without_an_interval(make_world: Callable[..., World]) -> None:

@@ -26,7 +26,7 @@ from reports.figures.over_cells import critical_difference, improvement_profile,
 from reports.figures.published import published
 from reports.figures.robustness import attacks, corruption_kinds, corruption_severity, ood
 from reports.figures.training import lam, training_errors
-from reports.load import Results
+from reports.load import FINISHED, Results
 from reports.statistics import Comparison
 
 __all__ = ["FIGURES", "MOST_CELLS", "MOST_ROWS", "Drawing", "Painter"]
@@ -56,8 +56,8 @@ FIGURES: dict[str, Callable[[Results, Sequence[Comparison]], Drawing | None]] = 
 }
 
 
-OF_ALL_CELLS = ("chosen", "pairs", "profile", "ranks")
-"""Figures that are about all cells at once: which are drawn, if not all can be, is for them to say."""
+OF_ALL_CELLS = ("differences", "chosen", "pairs", "profile", "ranks")
+"""Figures that are about all cells at once, or have little for each: which are drawn is for them to say."""
 
 A_ROW_PER_CELL = (
     *("training_errors", "memorisation", "reliability", "corruption_kinds", "ood", "attacks", "in_between"),
@@ -70,6 +70,8 @@ class Painter:
 
     def __init__(self, results: Results, comparisons: Sequence[Comparison]) -> None:
         self._results, self._comparisons = results, comparisons
+        finished = results.trials[results.trials["status"].isin(FINISHED)]
+        self._is_one_seed = bool((finished.groupby(["cell", "arm"])["seed"].count() == 1).all())
         self._parts = {most: results.of_cells(results.plan.cells[:most]) for most in (MOST_CELLS, MOST_ROWS)}
 
     def draw(self, name: str) -> Drawing | None:
@@ -80,7 +82,11 @@ class Painter:
         shown = part.plan.cells
         with mpl.rc_context(theme.RC):
             drawing = FIGURES[name](part, [each for each in self._comparisons if each.cell in shown])
-        if drawing is None or len(shown) == len(cells):
+        if drawing is None:
+            return None
+        if self._is_one_seed and "95 %" in drawing.caption:
+            drawing = replace(drawing, caption=f"{drawing.caption} One seed has no interval.")
+        if len(shown) == len(cells):
             return drawing
         note = f" The first {len(shown)} of {len(cells)} cells; comparison.csv and secondary.csv compare all."
         return replace(drawing, caption=drawing.caption + note)

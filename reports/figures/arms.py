@@ -23,6 +23,7 @@ MOST_OTHERS = 7
 MOST_BANDS = 5
 """More intervals than this cover one another."""
 
+
 @dataclass(frozen=True)
 class DrawnArms:
     """The arms that a figure draws.

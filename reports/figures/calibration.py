@@ -33,11 +33,12 @@ def reliability(results: Results, _comparisons: Sequence[Comparison]) -> Drawing
     pooled = _pooled(bins)
     stages = [stage for stage in STAGES if (pooled["scaled"] == stage).any()]
     shown = [(cell, stage) for cell in cells for stage in stages]
-    titles = [f"{cell}\n{STAGES[stage]}" if len(stages) > 1 else cell for cell, stage in shown]
+    titles = [STAGES[stage] if len(stages) > 1 else cell for cell, stage in shown]
     columns = None if len(stages) == 1 else 2 if len(cells) == 1 else 4
     drawn = drawn_arms(results, pooled["arm"])
     figure, axes_of = panels(
         titles,
+        headings=cells if len(stages) > 1 else (),
         handles=drawn.handles(marked=True),
         columns=columns,
         strip=0.4,

@@ -53,8 +53,12 @@ def corruption_map(results: Results, _comparisons: Sequence[Comparison]) -> Draw
     labels = [kind.replace("_", " ") for kind in kinds]
     left = 0.18 + max(text_width(label, 6.5) for label in labels)
     reference = arm_name(plan.baseline)
-    width = theme.FULL_WIDTH if len(shown) > 1 else theme.COLUMN_WIDTH
-    panel_width = (width - left) / (1 + len(shown)) - 0.15
+    in_cells = differences["cell"].isin(drawn) & differences["arm"].isin(shown)
+    numbers = [_text(value, signed=True) for value in differences.loc[in_cells, "difference"]]
+    narrow = _panel_width(theme.COLUMN_WIDTH, left, 1 + len(shown))
+    fits = len(severities) * (0.04 + max((text_width(each, NUMBER_SIZE) for each in numbers), default=0.0)) <= narrow
+    width = theme.COLUMN_WIDTH if len(shown) <= 1 and fits else theme.FULL_WIDTH
+    panel_width = _panel_width(width, left, 1 + len(shown))
     names = [[reference], *([arm_name(arm), f"minus {reference}"] for arm in shown)]
     titles = ["\n".join(part for text in texts for part in wrapped(text, 7, width=panel_width)) for texts in names]
     figure, axes_of = grid(
@@ -62,7 +66,6 @@ def corruption_map(results: Results, _comparisons: Sequence[Comparison]) -> Draw
     )
     index = pd.MultiIndex.from_product([kinds, severities], names=["kind", "severity"])
     groups = [len(set(group) & set(kinds)) for group in KINDS.values()]
-    in_cells = differences["cell"].isin(drawn) & differences["arm"].isin(shown)
     largest = max(differences.loc[in_cells, "difference"].abs().max(), 0.001) if shown else 1.0
     by_arm = dict(iter(differences.groupby(["cell", "arm"])))
     of_baseline = dict(iter(means.groupby("cell")))
@@ -92,8 +95,8 @@ def corruption_map(results: Results, _comparisons: Sequence[Comparison]) -> Draw
     if len(drawn) < len(cells):
         caption += f" The first {len(drawn)} of {len(cells)} cells are drawn; the CSV has all."
     alt = (
-        f"Maps of error by corruption and severity: {reference} and {count(len(shown), 'difference')}, "
-        f"in {count(len(drawn), 'row')}."
+        f"Maps of error by corruption and severity: {reference} and {count(len(shown), 'difference')}, in "
+        f"{count(len(drawn), 'row')}."
     )
     data = pd.concat([means.assign(arm=plan.baseline), differences])[
         ["cell", "arm", "kind", "severity", "error", "difference", "n"]
@@ -128,6 +131,14 @@ def _square(points: pd.DataFrame | None, value: str, index: pd.MultiIndex) -> ND
     return points.set_index(["kind", "severity"])[value].reindex(index).to_numpy(float).reshape(kinds, severities)
 
 
+def _panel_width(width: float, left: float, num_panels: int) -> float:
+    return (width - left) / num_panels - 0.15
+
+
+def _text(value: float, *, signed: bool) -> str:
+    return typographic(percent(value, 1 if signed else 0, signed=signed))
+
+
 def _draw_map(axes: Axes, values: NDArray[np.float64], colors: Colormap, scale: Normalize, *, signed: bool) -> None:
     """Squares with their numbers: fractions, written in percent."""
     axes.imshow(values, cmap=colors, norm=scale, aspect="auto")
@@ -139,11 +150,10 @@ def _draw_map(axes: Axes, values: NDArray[np.float64], colors: Colormap, scale: 
     for (row, column), value in np.ndenumerate(values):
         if np.isnan(value):
             continue
-        text = typographic(percent(value, 1 if signed else 0, signed=signed))
         axes.text(
             column,
             row,
-            text,
+            _text(value, signed=signed),
             ha="center",
             va="center_baseline",
             fontsize=NUMBER_SIZE,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -22,23 +24,34 @@ from reports.wording import arm_name, effect_in_words
 WIDEST_LABEL = 2.6
 """Inches; a longer name of a method has several lines in the forest plot."""
 
+LEFTMOST, INDENT = 0.08, 0.2
+"""Inches from the figure's edge to the name of a cell, and to that of a method."""
+
+MOST_LINES = 60
+"""So many fill a page and some more; of more, the cells that fit are drawn, and the first in any case."""
+
 
 def forest(results: Results, comparisons: Sequence[Comparison]) -> Drawing | None:
     """Every paired difference with its interval, one row each."""
     shown = [each for each in comparisons if each.pairs]
     if not shown:
         return None
+    missing = len(comparisons) - len(shown)
+    by_cell = {cell: [each for each in shown if each.cell == cell] for cell in results.plan.cells}
+    by_cell = {cell: own for cell, own in by_cell.items() if own}
+    num_cells = len(by_cell)
+    by_cell = _first_cells(by_cell)
+    shown = [each for own in by_cell.values() for each in own]
     rows: list[Comparison | str] = []
-    for cell in results.plan.cells:
-        of_cell = [each for each in shown if each.cell == cell]
-        rows += [cell, *of_cell] if of_cell else []
+    for cell, own in by_cell.items():
+        rows += [cell, *own]
+    labels = [_label(row) for row in rows]
     size = theme.RC["font.size"]
-    labels = [[row] if isinstance(row, str) else wrapped(arm_name(row.arm), size, width=WIDEST_LABEL) for row in rows]
     left = 0.35 + min(WIDEST_LABEL, max(text_width(part, size) for label in labels for part in label))
     figure_of = measure(results.plan.suite.report.metric)
     scale = figure_of.scale
     right, top, bottom, row_height = 1.75, 0.3, 0.45, 0.185
-    heights = [1 + 0.65 * (len(label) - 1) for label in labels]  # in rows of one line
+    heights = [_height(label) for label in labels]
     places = np.cumsum(heights) - 0.5 * np.array(heights) - 0.5
     height = top + bottom + row_height * sum(heights)
     figure = Figure(figsize=(theme.FULL_WIDTH, height))
@@ -48,8 +61,11 @@ def forest(results: Results, comparisons: Sequence[Comparison]) -> Drawing | Non
     )
     beside = axes.get_yaxis_transform()
     for y, row, label in zip(places.tolist(), rows, labels, strict=True):
+        text: dict[str, Any] = {"transform": beside, "va": "center", "linespacing": 1.05}
         if isinstance(row, str):
-            axes.text((0.08 - left) / plot_width, y, row, transform=beside, va="center")
+            # On white, since a long one reaches into the plot, up to the line at zero and beyond.
+            white = {"facecolor": "white", "edgecolor": "none", "pad": 0.6}
+            axes.text((LEFTMOST - left) / plot_width, y, "\n".join(label), bbox=white, **text)
             continue
         color = {BETTER: theme.BETTER, WORSE: theme.WORSE}.get(row.verdict, theme.BASELINE)
         if not math.isnan(row.low):
@@ -59,7 +75,7 @@ def forest(results: Results, comparisons: Sequence[Comparison]) -> Drawing | Non
         (point,) = axes.plot(scale * row.difference, y, marker, color=color, markerfacecolor=face, markersize=5)
         interval = _interval_text(row, figure_of)
         labelled(point, [f"{arm_name(row.arm)}, {row.cell}: {interval}, {count(row.pairs, 'pair')}"])
-        axes.text((0.2 - left) / plot_width, y, "\n".join(label), transform=beside, va="center", linespacing=1.05)
+        axes.text((INDENT - left) / plot_width, y, "\n".join(label), **text)
         axes.text(1.04, y, interval, transform=beside, va="center", fontsize=7.5)
     smallest = results.plan.suite.report.smallest_effect
     if smallest is not None:
@@ -87,14 +103,36 @@ def forest(results: Results, comparisons: Sequence[Comparison]) -> Drawing | Non
             f" Band: differences of less than {effect_in_words(smallest, figure_of)}, which do not matter; diamonds "
             "are practically equal."
         )
+    if missing:
+        caption += f" Left out, having no pair: {count(missing, 'comparison')}."
+    if len(by_cell) < num_cells:
+        caption += f" The first {len(by_cell)} of {num_cells} cells are drawn; comparison.csv compares all."
     clear = sum(each.verdict in (BETTER, WORSE) for each in shown)
-    alt = (
-        f"Forest plot of {count(len(shown), 'paired difference')} from {reference}; "
-        f"{clear} are clear. Numbers in the table."
-    )
+    differences = count(len(shown), "paired difference")
+    alt = f"Forest plot of {differences} from {reference}, {clear} clear. Numbers in the table."
     columns = ["cell", "arm", "pairs", "difference", "low", "high", "holm_p", "verdict"]
     data = pd.DataFrame([[getattr(each, column) for column in columns] for each in shown], columns=columns)
     return Drawing(figure, "Paired differences", caption, alt, data)
+
+
+def _label(row: Comparison | str) -> list[str]:
+    """The lines of a cell's name or of a method's."""
+    size = theme.RC["font.size"]
+    if isinstance(row, str):
+        return wrapped(row, size, width=theme.FULL_WIDTH - 2 * LEFTMOST)
+    return wrapped(arm_name(row.arm), size, width=WIDEST_LABEL)
+
+
+def _height(label: Sequence[str]) -> float:
+    """Of a row, in rows of one line."""
+    return 1 + 0.65 * (len(label) - 1)
+
+
+def _first_cells(by_cell: Mapping[str, list[Comparison]]) -> dict[str, list[Comparison]]:
+    """Those that fit in MOST_LINES, and at least one."""
+    heights = [_height(_label(cell)) + sum(_height(_label(each)) for each in own) for cell, own in by_cell.items()]
+    fitting = int(np.sum(np.cumsum(heights) <= MOST_LINES))
+    return dict(itertools.islice(by_cell.items(), max(1, fitting)))
 
 
 def _interval_text(comparison: Comparison, figure_of: Measure) -> str:

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from matplotlib.artist import Artist
@@ -23,7 +24,13 @@ MOST_CELLS = 12
 """Of more cells than anybody looks at side by side the first are drawn: a figure of a hundred is metres long."""
 
 MOST_ROWS = 6
-"""Of the figures that give each cell a row over the whole width: six are as high as a page already."""
+"""Of the figures that give each cell a row over the whole width: six are more than a page high already."""
+
+TALL_ROWS, LOWER = 4, 0.8
+"""So many rows of a grid fill a page; the panels of more are lower by this factor."""
+
+REPEATED_LINES = 2
+"""Titles of a grid's columns stand above every row, but those of more lines than this above the first row alone."""
 
 X_LABEL_HEIGHT = 0.42
 """Inches below a panel that its tick labels and axis label take."""
@@ -67,7 +74,8 @@ def text_width(text: str, size: float) -> float:
 
 
 def wrapped(text: str, size: float, *, width: float) -> list[str]:
-    """The text in lines of at most `width` inches. A word that is wider by itself is broken where the line ends.
+    """The text in lines of at most `width` inches. A word that is wider by itself is broken, if it can be after a
+    sign such as = or _ in the second half of the line, else where the line ends.
 
     A % stays with its number.
     """
@@ -85,9 +93,16 @@ def wrapped(text: str, size: float, *, width: float) -> list[str]:
 def _pieces(word: str, size: float, width: float) -> Iterator[str]:
     while text_width(word, size) > width and len(word) > 1:
         end = max(1, sum(text_width(word[:end], size) <= width for end in range(1, len(word))))
+        signs = [place for place in range(end // 2 + 1, end + 1) if word[place - 1] in "=_-/,"]
+        end = signs[-1] if signs else end
         yield word[:end]
         word = word[end:]
     yield word
+
+
+def own_scales(num_panels: int, *, between: str = "panels") -> str:
+    """What a caption says, after a space, of panels that have each its own scale; nothing of a single one."""
+    return f" Scales differ between {between}." if num_panels > 1 else ""
 
 
 def size_in_inches(axes: Axes) -> tuple[float, float]:
@@ -110,12 +125,14 @@ def panels(
     left: float = LEFT,
     bottom: float = X_LABEL_HEIGHT,
     top: float = 0.0,
+    headings: Sequence[str] = (),
 ) -> tuple[Figure, list[Axes]]:
     """Small multiples: one panel per title, which is wrapped, at most three in a row unless `columns` says so.
 
     height: of a panel; None makes it square.  handles: a common legend above all panels.  strip: height of a second
     panel right below each, which then has the axis label; they follow in a second round.  left: inches for tick labels
     and axis label.  bottom: the same below.  top: inches between a panel and its title, for a second axis.
+    headings: one above the titles of each so many panels side by side as have it in common.
     """
     columns = columns or {1: 1, 2: 2, 4: 2}.get(len(titles), 3)
     rows = math.ceil(len(titles) / columns)
@@ -123,7 +140,10 @@ def panels(
     panel_width = width - left - RIGHT
     panel_height = panel_width if height is None else height
     lines = [_title_lines(title, panel_width + RIGHT / 2) for title in titles]
-    above = 0.1 + HEADING_LINE * max(map(len, lines)) + top
+    span = len(titles) // max(1, len(headings))
+    heading_lines = [_title_lines(heading, span * width - left) for heading in headings]
+    heading_height = HEADING_LINE * max(map(len, heading_lines), default=0)
+    above = 0.1 + heading_height + HEADING_LINE * max(map(len, lines)) + top
     gap = 0.13 if strip else 0.0
     row_height = above + panel_height + gap + strip + bottom
     legend = _Legend.of(handles, columns * width - left)
@@ -142,8 +162,14 @@ def panels(
 
     uppers = [place(index, above, panel_height) for index in range(len(titles))]
     strips = [place(index, above + panel_height + gap, strip) for index in range(len(titles))] if strip else []
+    for place_of_first, heading in zip(range(0, len(titles), span), heading_lines, strict=False):
+        row, column = divmod(place_of_first, columns)
+        from_top = legend_height + row * row_height + heading_height + 0.02
+        at = ((column * width + left) / total_width, 1 - from_top / total_height)
+        figure.text(*at, "\n".join(heading), fontsize=HEADING_SIZE, linespacing=1.15)
+    size: dict[str, Any] = {"fontsize": 7} if headings else {}
     for index, (axes, title) in enumerate(zip(uppers, lines, strict=True)):
-        axes.set_title("\n".join(title), y=1.0, pad=theme.TITLE_PAD + 72 * top)
+        axes.set_title("\n".join(title), y=1.0, pad=theme.TITLE_PAD + 72 * top, **size)
         axes.set_ylabel(y if index % columns == 0 else "")
     for axes in strips or uppers:
         axes.set_xlabel(x)
@@ -167,20 +193,24 @@ def grid(
 ) -> tuple[Figure, list[list[Axes]]]:
     """A panel for every row and column, over the whole `width`, each row under its own heading.
 
-    y: one axis label for each column, or one for all, which then share the scale.  shared_x: tick labels,
-    `ticks_height` inches of them, below the last row only.  left: inches for tick labels and axis label.
+    height: of a panel; less where there are many rows.  y: one axis label for each column, or one for all, which then
+    share the scale.  shared_x: tick labels, `ticks_height` inches of them, below the last row only.  left: inches for
+    tick labels and axis label.
     """
     shared_y = len(y) == 1
     gap = 0.12 if shared_y else BETWEEN
     panel_width = (width - left - RIGHT - gap * (len(columns) - 1)) / len(columns)
     lines = [wrapped(row, HEADING_SIZE, width=width - left) if row else [] for row in rows]
     headings = [ROW_HEADING + HEADING_LINE * (len(each) - 1) if each else 0.0 for each in lines]
-    above = 0.06 + HEADING_LINE * max(len(title.splitlines()) for title in columns) if any(columns) else 0.0
-    above = max(COLUMN_TITLE, above)
+    num_lines = max(len(title.splitlines()) for title in columns)
+    above = [max(COLUMN_TITLE, 0.06 + HEADING_LINE * num_lines)] * len(rows)
+    if num_lines > REPEATED_LINES:
+        above[1:] = [COLUMN_TITLE] * (len(rows) - 1)
+    height = height if len(rows) <= TALL_ROWS else LOWER * height
     below = [ticks_height if row == len(rows) - 1 or not shared_x else 0.06 for row in range(len(rows))]
     legend = _Legend.of(handles, width - left)
     label_height = X_LABEL_HEIGHT - TICKS_HEIGHT if x else 0.0
-    row_heights = [heading + above + height + each for heading, each in zip(headings, below, strict=True)]
+    row_heights = [sum(parts) + height for parts in zip(headings, above, below, strict=True)]
     total_height = legend.height + sum(row_heights) + label_height
     figure = Figure(figsize=(width, total_height))
     found: list[list[Axes]] = []
@@ -193,11 +223,12 @@ def grid(
             fontsize=HEADING_SIZE,
             linespacing=1.15,
         )
-        bottom = total_height - from_top - heading - above - height
+        bottom = total_height - from_top - heading - above[row] - height
         found.append([])
         for column, column_title in enumerate(columns):
             axes = _axes(figure, (left + column * (panel_width + gap), bottom, panel_width, height))
-            axes.set_title(column_title, y=1.0, fontsize=7, pad=3)
+            if row == 0 or num_lines <= REPEATED_LINES:
+                axes.set_title(column_title, y=1.0, fontsize=7, pad=3)
             if column == 0 or not shared_y:
                 axes.set_ylabel(y[0 if shared_y else column])
                 axes.yaxis.set_label_coords(-LABEL_OFFSET / panel_width, 0.5)

@@ -13,6 +13,7 @@ import pytest
 from made_up_figures import draw
 from made_up_trials import EVERYTHING, World
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.patches import StepPatch
 from matplotlib.text import Text
 from PIL import Image
@@ -588,6 +589,60 @@ def test_a_long_name_in_the_forest_plot_stays_left_of_the_panel(many_arms: World
     assert all(above.y0 >= below.y1 - 1 for above, below in itertools.pairwise(rows))
 
 
+def test_a_cell_in_the_forest_plot_stays_on_the_page_and_clear_of_the_line_at_zero(
+    make_world: Callable[..., World],
+) -> None:
+    options = {"lr": [0.1, 0.01], "weight_decay": [0.001, 0.002], "momentum": [0.9, 0.95], "batch_size": [64, 128]}
+    options |= {"warmup_epochs": [0.25, 0.75], "crop_padding": [1, 2], "precision": ["bf16", "fp32"], "threads": [1, 2]}
+    zipped = "".join(f"    training.{name}: {json.dumps(values)}\n" for name, values in options.items())
+    world = make_world(seeds=3, evaluate="[clean]", label_noise=f"[{{rate: 0.2}}]\nzip:\n  -{zipped[3:]}")
+    finish(world)
+    drawing = draw(world)["differences"]
+    FigureCanvasAgg(drawing.figure).draw()
+    (axes,) = drawing.figure.axes
+    names = [text for text in axes.texts if "momentum" in text.get_text()]
+    assert len(names) == 2
+    for text in names:
+        assert len(text.get_text()) > 110
+        box = text.get_window_extent()
+        assert box.x1 > axes.transData.transform((0, 0))[0], "it crosses the line, or this proves nothing"
+        assert box.x1 < drawing.figure.bbox.x1
+        assert text.get_bbox_patch().get_facecolor() == (1, 1, 1, 1)
+
+
+def test_a_forest_plot_is_of_the_cells_that_fit_on_a_page(make_world: Callable[..., World]) -> None:
+    rates = ", ".join(f"{{kind: uniform, rate: 0.{number:02}}}" for number in range(1, 15))
+    methods = "[erm, {name: mixup, alpha: [0.1, 0.2, 0.5, 1, 2, 4]}]"
+    world = make_world(seeds=1, epochs=2, label_noise=f"[{rates}]", evaluate="[clean]", methods=methods)
+    finish(world)
+    drawing = draw(world)["differences"]
+    assert drawing.figure.get_figheight() < 12
+    assert set(drawing.data["cell"]) == set(world.plan.cells[:8])
+    assert " The first 8 of 14 cells are drawn; comparison.csv compares all." in drawing.caption
+
+
+def test_a_forest_plot_says_what_has_no_pair(make_world: Callable[..., World]) -> None:
+    world = make_world(seeds=2, evaluate="[clean]")
+    for planned in world.plan.trials:
+        if planned.arm != "erm" or planned.cell == world.plan.cells[0]:
+            world.finish(planned, 0.1)
+    drawing = draw(world)["differences"]
+    assert drawing.caption.endswith(" Left out, having no pair: 2 comparisons.")
+    assert set(drawing.data["cell"]) == {world.plan.cells[0]}
+
+
+def test_words_fit_one_seed_one_cell_and_one_method(make_world: Callable[..., World]) -> None:
+    options = {"methods": "[erm, {name: mixup, alpha: 1}]", "label_noise": "[{rate: 0.4}]"}
+    evaluate = EVERYTHING.replace(", transfer", "")
+    world = make_world(seeds=1, evaluate=evaluate, **options)
+    finish(world)
+    drawings = draw(world)
+    assert len(drawings) > 12
+    for name, drawing in drawings.items():
+        assert ("95 %" in drawing.caption) == drawing.caption.endswith(" One seed has no interval."), name
+        assert not re.search(r"differ between|[Aa]ll panels|\b1 \w+s\b", f"{drawing.caption} {drawing.alt}"), name
+
+
 def test_no_line_leaves_its_panel(full_world: World, many_arms: World) -> None:
     """Panels that share a scale have room for all of them, not for the first alone."""
     for world in (full_world, many_arms):
@@ -609,13 +664,14 @@ def test_of_many_cells_the_first_are_drawn_and_the_caption_says_so(make_world: C
     finish(world)
     drawn = draw(world)
     cells = world.plan.cells
-    panels = dict.fromkeys(("differences", "alpha", "learning_curves"), MOST_CELLS)
+    panels = dict.fromkeys(("alpha", "learning_curves"), MOST_CELLS)
     rows = dict.fromkeys(("memorisation", "reliability"), MOST_ROWS)
     for name, most in (panels | rows).items():
         assert set(drawn[name].data["cell"]) == set(cells[:most]), name
         assert drawn[name].caption.endswith(
             f" The first {most} of {len(cells)} cells; comparison.csv and secondary.csv compare all."
         )
+    assert max(drawing.figure.get_figheight() for drawing in drawn.values()) < 12
     assert set(drawn["chosen"].data["cell"]) == set(cells), "each choice takes its own cells alone"
     assert drawn["chosen"].caption.endswith(f" The first {MOST_ROWS} of {len(cells)} cells are drawn; the CSV has all.")
 

@@ -134,3 +134,23 @@ def test_a_word_wider_than_the_line_is_broken_and_a_percentage_is_not() -> None:
     assert all(text_width(line, 8) <= 1.0 for line in lines)
     assert "".join(lines).replace(" ", "") == f"short{'unbroken' * 12}anduniform20%more"
     assert not any(line.startswith("%") for line in lines)
+
+
+def test_a_word_wider_than_the_line_is_broken_after_a_sign_where_it_has_one() -> None:
+    assert wrapped("lr=0.1 weight_decay=0.0001", 8, width=1.0) == ["lr=0.1", "weight_decay=", "0.0001"]
+
+
+def test_a_name_over_several_panels_is_written_once_and_long_titles_once_per_figure(
+    make_world: Callable[..., World],
+) -> None:
+    world = make_world(seeds=2, methods=LONG, label_noise=LONG_CELLS, evaluate="[calibration, corruptions]")
+    fill(world, with_gaps=False)
+    drawings = draw(world)
+    for name, most in (("reliability", 4), ("corruption_map", 3)):
+        headings = [text.get_text().replace("\n", " ") for text in drawings[name].figure.texts]
+        assert headings == list(world.plan.cells[:most])
+    titles = [axes.get_title(loc="left") for axes in drawings["reliability"].figure.axes[:8]]
+    assert titles == 4 * ["as trained", "scaled"]
+    titles = [axes.get_title(loc="left") for axes in drawings["corruption_map"].figure.axes]
+    assert all(titles[:4])
+    assert not any(titles[4:])

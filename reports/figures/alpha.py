@@ -18,7 +18,7 @@ from reports.chosen import Choice, chosen_on_validation
 from reports.figures.arms import handle, series_of
 from reports.figures.cells import in_grid
 from reports.figures.drawing import Drawing
-from reports.figures.layout import CHARACTER, MOST_ROWS, grid, panels, size_in_inches
+from reports.figures.layout import CHARACTER, MOST_ROWS, grid, own_scales, panels, size_in_inches
 from reports.figures.series import curves_by, draw_curve, half_widths, occurring, summarised
 from reports.figures.svg import labelled
 from reports.formats import count, listed
@@ -78,7 +78,7 @@ def error_against_alpha(results: Results, _comparisons: Sequence[Comparison]) ->
     caption = (
         f"{sentence_case(figure_of.phrase)} at each alpha; the dashed line and band are {reference}. Below the band is "
         f"better. Bars and band are 95 % t intervals of each mean by itself. Seeds are paired, so a difference can be "
-        f"clear although bar and band overlap: verdicts come from the paired differences. Scales differ between panels."
+        f"clear although bar and band overlap: verdicts come from the paired differences.{own_scales(len(cells))}"
         + (" A column for each network, a row for each label noise." if columns else "")
         + (f" Not shown, having no alpha or only one: {listed(without, most=MOST_NAMED)}." if without else "")
     )
@@ -161,6 +161,11 @@ def chosen(results: Results, _comparisons: Sequence[Comparison]) -> Drawing | No
         "chosen on test. Right: the share of seeds on which validation chose this alpha. Where validation images carry "
         "wrong labels as the training images do, their error stands higher throughout. Scales differ between panels."
     )
+    if any(np.isinf(each.val_errors).any() for each in swept):
+        caption += (
+            " A point is the mean of the seeds that did not diverge; an alpha at which one did is never the oracle's, "
+            "however low its point lies."
+        )
     if selection.has_recipes:
         caption += " Cells that differ in the recipe alone compete: their bars add up to 100 % together."
     left_out = [cell for cell in candidates if cell not in taken]

@@ -41,8 +41,8 @@ def in_between(results: Results, _comparisons: Sequence[Comparison]) -> Drawing 
         f"respect to the pixels. After Figure 2 of Zhang et al. (2018): {drawn.means}.{drawn.note}"
     )
     alt = (
-        f"Misses and gradient norms of {count(len(drawn.arms), 'method')} between training images, "
-        f"in {count(len(cells), 'row')}."
+        f"Misses and gradient norms of {count(len(drawn.arms), 'method')} between training images, in "
+        f"{count(len(cells), 'row')}."
     )
     data = points["miss"].merge(points["gradient_norm"], on=by, suffixes=("_miss", "_gradient_norm"), how="outer")
     return Drawing(figure, "Between training images", caption, alt, data)

@@ -114,8 +114,8 @@ def memorisation(results: Results, _comparisons: Sequence[Comparison]) -> Drawin
         f"group: {drawn.means}.{drawn.note}"
     )
     alt = (
-        f"Training errors of {count(len(drawn.arms), 'method')} on right and on wrong labels, "
-        f"in {count(len(cells), 'row')}."
+        f"Training errors of {count(len(drawn.arms), 'method')} on right and on wrong labels, in "
+        f"{count(len(cells), 'row')}."
     )
     data = pd.concat([each.assign(figure=name) for name, each in points.items()])[
         ["figure", *by, "mean", "low", "high", "n"]
@@ -184,8 +184,8 @@ def best_and_last(results: Results, _comparisons: Sequence[Comparison]) -> Drawi
         f"seeds with the 95 % t interval of each mean.{drawn.note}"
     )
     alt = (
-        f"Test error of {count(len(drawn.arms), 'method')} under {count(len(shown), 'label noise')}, "
-        f"read at {count(len(there), 'epoch')}."
+        f"Test error of {count(len(drawn.arms), 'method')} under {count(len(shown), 'label noise')}, read at "
+        f"{count(len(there), 'epoch')}."
     )
     data = points.assign(
         noise=points["cell"].map({cell: noise[cell].kind for cell in shown}),

@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from reports import theme
 from reports.figures.arms import DrawnArms, drawn_arms
 from reports.figures.drawing import Drawing
-from reports.figures.layout import panels
+from reports.figures.layout import own_scales, panels
 from reports.figures.series import curves_by, draw_curves, occurring, summarised
 from reports.formats import count
 from reports.load import Results
@@ -62,8 +62,8 @@ def learning_curves(results: Results, _comparisons: Sequence[Comparison]) -> Dra
     caption = (
         f"Test error after each epoch: {drawn.means}. A curve that falls and rises again memorises wrong labels. The "
         "first half of training may lie above the panel. The marks stand at the last epoch and, as medians over seeds, "
-        f"at the epoch that {validation}is best on test (oracle), which cannot be had in practice. Scales differ "
-        f"between panels.{drawn.note}"
+        f"at the epoch that {validation}is best on test (oracle), which cannot be had in "
+        f"practice.{own_scales(len(cells))}{drawn.note}"
     )
     alt = (
         f"Learning curves of {count(len(drawn.arms), 'method')} in {count(len(cells), 'panel')}: test error per epoch."

@@ -65,7 +65,8 @@ def pairs(results: Results, _comparisons: Sequence[Comparison]) -> Drawing | Non
         f"{' Groups along the line are cells.' if len(set(points['cell'])) > 1 else ''}"
         f"{' Both scales are logarithmic.' if is_log else ''}{drawn.note}"
     )
-    alt = f"Pairs of {reference} and {count(len(drawn.arms), 'method')}: {len(points)} points around the diagonal."
+    runs, methods = count(len(points), "point"), count(len(drawn.arms), "method")
+    alt = f"Pairs of {reference} and {methods}: {runs} around the diagonal."
     return Drawing(figure, "Pair by pair", caption, alt, points)
 
 

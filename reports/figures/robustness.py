@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 
 from reports.figures.arms import DrawnArms, drawn_arms, line
 from reports.figures.drawing import Drawing
-from reports.figures.layout import grid, panels, shade, size_in_inches
+from reports.figures.layout import grid, own_scales, panels, shade, size_in_inches
 from reports.figures.series import curves_by, draw_curves, occurring, summarised
 from reports.formats import count
 from reports.load import CLEAN, Results
@@ -63,12 +63,12 @@ def corruption_kinds(results: Results, _comparisons: Sequence[Comparison]) -> Dr
     )
     caption = (
         "Test error under each kind of corruption, averaged over the severities, in the groups of Hendrycks & "
-        f"Dietterich (2019): mean over seeds with the 95 % t interval of each mean.{extra} Scales differ between "
-        f"cells.{drawn.note}"
+        f"Dietterich (2019): mean over seeds with the 95 % t interval of each mean.{extra}"
+        f"{own_scales(len(cells), between='cells')}{drawn.note}"
     )
     alt = (
-        f"Error of {count(len(drawn.arms), 'method')} under {count(len(labels), 'kind')} of corruption, "
-        f"in {count(len(cells), 'panel')}."
+        f"Error of {count(len(drawn.arms), 'method')} under {len(labels)} kinds of corruption, in "
+        f"{count(len(cells), 'panel')}."
     )
     return Drawing(figure, "Corruptions, kind by kind", caption, alt, points)
 
@@ -93,11 +93,11 @@ def corruption_severity(results: Results, _comparisons: Sequence[Comparison]) ->
         axes.set_ylim(bottom=0)
     caption = (
         "Test error at each severity, averaged over the standard kinds of corruption, with the error on clean images "
-        f"on the left: {drawn.means}. Scales differ between panels.{drawn.note}"
+        f"on the left: {drawn.means}.{own_scales(len(cells))}{drawn.note}"
     )
     alt = (
-        f"Error of {count(len(drawn.arms), 'method')} against the severity of corruption, "
-        f"in {count(len(cells), 'panel')}."
+        f"Error of {count(len(drawn.arms), 'method')} against the severity of corruption, in "
+        f"{count(len(cells), 'panel')}."
     )
     return Drawing(figure, "Corruptions, by severity", caption, alt, points)
 
@@ -133,8 +133,8 @@ def ood(results: Results, _comparisons: Sequence[Comparison]) -> Drawing | None:
         f"Higher is better, and 50 % is chance. Mean over seeds with the 95 % t interval of each mean.{drawn.note}"
     )
     alt = (
-        f"AUROC of {count(len(drawn.arms), 'method')} against {count(len(groups), 'other data set')}, "
-        f"in {count(len(cells), 'panel')}."
+        f"AUROC of {count(len(drawn.arms), 'method')} against {count(len(groups), 'other data set')}, in "
+        f"{count(len(cells), 'panel')}."
     )
     return Drawing(figure, "Images from elsewhere", caption, alt, points.drop(columns="category"))
 
@@ -184,8 +184,8 @@ def attacks(results: Results, _comparisons: Sequence[Comparison]) -> Drawing | N
         f"alone.{transferred} Every line: {drawn.means}.{drawn.note}"
     )
     alt = (
-        f"Error of {count(len(drawn.arms), 'method')} against the radius of {count(len(kinds), 'attack')}, "
-        f"in {count(len(cells), 'row')}."
+        f"Error of {count(len(drawn.arms), 'method')} against the radius of {count(len(kinds), 'attack')}, in "
+        f"{count(len(cells), 'row')}."
     )
     return Drawing(figure, "Attacks", caption, alt, points)
 

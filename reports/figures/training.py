@@ -97,7 +97,7 @@ def lam(results: Results, _comparisons: Sequence[Comparison]) -> Drawing | None:
     alt = f"Histograms of lam for {count(len(arms), 'method')}, in {count(len(shown), 'panel')}."
     order = {arm: place for place, arm in enumerate(arms)}
     data = counts.sort_values("arm", key=lambda column: column.map(order), kind="stable")
-    return Drawing(figure, "Mixing weights in training", caption, alt, data)
+    return Drawing(figure, "Mixing weights in training", caption.rstrip(), alt, data)
 
 
 def _beta_parameters(results: Results) -> dict[str, float]:
@@ -118,11 +118,11 @@ def _about_dots(drawn_by: Mapping[str, float], shown: Sequence[Sequence[str]]) -
 
 def _about_panels(alike: Collection[Sequence[int]], shown: Sequence[Sequence[str]], *, has_dominant: bool) -> str:
     """What a reader has to know about the scales and about the arms that have no panel of their own."""
-    parts = ["All panels have the same scale"]
-    if has_dominant:
+    parts = ["All panels have the same scale"] if len(shown) > 1 else []
+    if has_dominant and parts:
         parts[0] += f", but for those in which one bin has more than {100 * DOMINANT:g} %: they go up to 100 %"
     if any(len(group) > 1 for group in shown):
         parts.append("Methods that drew the very same weights share a panel")
     if len(alike) > len(shown):
         parts.append(f"{len(shown)} of {len(alike)} different histograms are drawn; the CSV has all")
-    return f"{'. '.join(parts)}."
+    return " ".join(f"{part}." for part in parts)

@@ -11,6 +11,7 @@ from bench.plan.config import SECTIONS
 from bench.plan.evaluation import Evaluation
 from bench.plan.labels import cell_labels
 from bench.plan.plan import Plan, PlannedTrial
+from bench.plan.suite import Suite
 
 
 def join(plans: Sequence[Plan]) -> Plan:
@@ -41,6 +42,7 @@ def join(plans: Sequence[Plan]) -> Plan:
             "question": " ".join(dict.fromkeys(suite.question for suite in suites)),
             "source": "; ".join(filter(None, dict.fromkeys(suite.source for suite in suites))),
             "evaluate": [each for suite in suites for each in suite.file.evaluate],
+            "report": suites[0].report.model_copy(update={"published": _publications(suites)}),
         }
     )
     suite = replace(
@@ -79,6 +81,14 @@ def _check(plans: Sequence[Plan]) -> None:
     names = [plan.suite.name for plan in plans]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise UserError(f"suite {twice} is given twice")
+
+
+def _publications(suites: Sequence[Suite]) -> tuple[str, ...] | None:
+    """Those that any of the suites has beside its own numbers; None for all that match."""
+    named = [suite.report.published for suite in suites]
+    if None in named:
+        return None
+    return tuple(dict.fromkeys(each for own in named for each in own or ()))
 
 
 def _evaluations(plans: Sequence[Plan]) -> tuple[Evaluation, ...]:

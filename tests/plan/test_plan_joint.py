@@ -56,6 +56,18 @@ def test_cells_that_train_alike_are_one(tmp_path):
     )
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "both"),
+    [("[mixup]", "[cutmix]", ("mixup", "cutmix")), ("[mixup]", "null", None), ("[]", "[mixup]", ("mixup",))],
+)
+def test_published_numbers_are_those_that_any_suite_asks_for(tmp_path, first, second, both):
+    plans = [
+        plan_of(tmp_path, name, more=f"report: {{published: {asked}}}\n")
+        for name, asked in {"first": first, "second": second}.items()
+    ]
+    assert join(plans).suite.report.published == both
+
+
 def test_other_cells_are_told_apart_by_what_differs_now(tmp_path):
     joint = join([plan_of(tmp_path, "small"), plan_of(tmp_path, "large", hidden="[16]")])
     assert joint.cells == (

@@ -28,6 +28,8 @@ WIDEST_LABEL = 2.6
 MOST_ROWS = 40
 """With more rows than this the figure would fill more than a page."""
 
+ATTACKED = ("adv_", "transfer_")
+
 MARKERS = "sD^vPX<>*pd8"
 """Of the sources, in turn: no fewer than one data set and network have, since grey paper does not tell hues apart."""
 
@@ -37,7 +39,8 @@ LEFTMOST, INDENT = 0.08, 0.2
 
 def published(results: Results, _comparisons: Sequence[Comparison]) -> Drawing | None:
     """Our effect with its interval, and the published ones beside it, a row per method and figure."""
-    found = [each for each in matches(results) if each.effect and _is_drawn(each.metric)]
+    matching = matches(results)
+    found = _drawn(matching)
     if not found:
         return None
     by_row: dict[tuple[str, str, str], list[Match]] = {}
@@ -118,6 +121,8 @@ def published(results: Results, _comparisons: Sequence[Comparison]) -> Drawing |
         columnspacing=1.5,
     )
     doubt = f" {DOUBT_MARK} second-hand or from memory." if any(e.published.is_doubtful for e in found) else ""
+    if {each.metric for each in matching if each.metric.startswith(ATTACKED)} - {each.metric for each in found}:
+        doubt += " Errors under attack, whose effects are many times as large, stand in the table alone."
     rest = f" The first {MOST_ROWS} of {len(by_row)} rows; the CSV has all." if len(by_row) > MOST_ROWS else ""
     caption = (
         f"What each method changes against {reference}: here, the mean difference over pairs with its 95 % interval, "
@@ -128,9 +133,15 @@ def published(results: Results, _comparisons: Sequence[Comparison]) -> Drawing |
     return Drawing(figure, "Effects beside published ones", caption, alt, _data(found))
 
 
-def _is_drawn(metric: str) -> bool:
-    """Of one unit, and without training errors: those on wrong labels, of tens of points, would flatten all others."""
-    return measure(metric).unit == "%" and not metric.startswith("train_error")
+def _drawn(found: Sequence[Match]) -> list[Match]:
+    """Those of one unit, and of effects alike in size.
+
+    Without training errors: those on wrong labels, of tens of points, would flatten all others. So would errors under
+    attack, which are drawn where there is nothing else.
+    """
+    in_points = [each for each in found if each.effect and measure(each.metric).unit == "%"]
+    tested = [each for each in in_points if not each.metric.startswith("train_error")]
+    return [each for each in tested if not each.metric.startswith(ATTACKED)] or tested
 
 
 def _row_name(row: tuple[str, str, str]) -> str:

@@ -6,7 +6,8 @@ import csv
 import math
 from collections import Counter
 from collections.abc import Callable
-from importlib import resources
+from dataclasses import replace
+from importlib import import_module, resources
 from pathlib import Path
 
 import numpy as np
@@ -290,6 +291,22 @@ def test_the_page_has_a_section_a_figure_and_a_file(make_world: Callable[..., Wo
     assert drawing is not None
     assert set(drawing.data["cell"]) == {"clean", "uniform 20 %"}
     assert not drawing.data["metric"].str.startswith("train_error").any()
+
+
+def test_errors_under_attack_do_not_flatten_the_others(
+    make_world: Callable[..., World], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = make_world(seeds=2, methods="[erm, {name: mixup, alpha: 1}]", label_noise="[{rate: 0}]", overrides=CIFAR10)
+    finish(world, {"erm": [0.2, 0.21], "mixup alpha=1": [0.19, 0.20]})
+    results = load(world.plan, world.store)
+    clean = [each for each in matches(results) if each.effect and each.metric.startswith("test_error")]
+    attacked = [replace(each, metric="adv_fgsm_linf_8_error") for each in clean]
+    for found, drawn in ((clean, clean), (clean + attacked, clean), (attacked, attacked)):
+        monkeypatch.setattr(import_module("reports.figures.published"), "matches", lambda _, found=found: found)
+        drawing = published(results, [])
+        assert drawing is not None
+        assert set(drawing.data["metric"]) == {each.metric for each in drawn}
+        assert ("Errors under attack" in drawing.caption) == (found == clean + attacked)
 
 
 def test_every_source_of_a_figure_has_a_mark_of_its_own() -> None:

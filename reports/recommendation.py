@@ -124,8 +124,8 @@ def sentence(each: Recommendation, val: Measure, test: Measure) -> str:
     digits = test.digits((each.gain.high - each.gain.low) / 2)
     if each.is_baseline:
         text = (
-            f"stay with {reference}: its mean {val.title}, {val.amount(each.val_error, digits)}, is the lowest of "
-            f"{count(each.candidates, 'candidate')} over {count(each.seeds, 'seed')}"
+            f"stay with {reference}: none of {count(each.candidates, 'candidate')} has a lower mean {val.title} over "
+            f"{count(each.seeds, 'seed')} than its {val.amount(each.val_error, digits)}"
         )
         if each.agreeing == each.seeds:
             return f"{text}, whichever seed is left out"
@@ -141,7 +141,8 @@ def sentence(each: Recommendation, val: Measure, test: Measure) -> str:
     price = f"it trains for {number(each.time_ratio, 2)} times as long" if each.time_ratio > 0 else ""
     if each.is_clear:
         return f"use {chosen}. It{text.removeprefix(chosen)}" + (f"; {price}" if price else "")
-    doubt = f"that is no clear gain, so {reference} can be defended as well"
+    unclear = "that is no clear gain" if interval != NOTHING else "that gain has no interval"
+    doubt = f"{unclear}, so {reference} can be defended as well"
     return f"{text}: {doubt}" + (f"; {price}" if price else "")
 
 

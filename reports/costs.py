@@ -22,7 +22,8 @@ JOULES_PER_KWH = 3.6e6
 class Cost:
     """One arm over all of its trials that ended, in every cell.
 
-    train_seconds: the mean of a trial.  total_seconds: of all, with evaluation and repeated epochs.
+    train_seconds: the mean of a trial, without those that diverged; NaN where all did.
+    total_seconds: of all, with evaluation and repeated epochs.
     ratio: of the training times of a pair, arm over baseline, the median over `pairs` pairs; NaN where there is none.
     gpu_seconds, energy_joules: of all; NaN on a CPU. Of a GPU that trials shared, each one's part.
     """
@@ -52,7 +53,7 @@ def costs(results: Results) -> list[Cost]:
             Cost(
                 arm=arm,
                 trials=len(own),
-                train_seconds=own["train_seconds"].mean(),
+                train_seconds=finished.loc[finished["arm"] == arm, "train_seconds"].mean(),
                 total_seconds=own["total_seconds"].sum(),
                 ratio=float(np.median(ratios)) if len(ratios) else np.nan,
                 pairs=len(ratios),

@@ -50,6 +50,17 @@ def test_times_are_compared_pair_by_pair(world: World) -> None:
     assert table.groups[0][1][2][:5] == ("mixup alpha=1", "3", "50 s", "2.00", "2 min 36 s")
 
 
+def test_one_that_diverged_says_nothing_of_how_long_a_trial_takes(world: World) -> None:
+    (cell,) = world.plan.cells
+    timed(world, world.trial(cell, "mixup alpha=1", 0), 40)
+    world.diverge(world.trial(cell, "mixup alpha=1", 1))
+    world.diverge(world.trial(cell, "mixup alpha=0.2", 1))
+    found = {each.arm: each for each in costs(load(world.plan, world.store))}
+    assert (found["mixup alpha=1"].trials, found["mixup alpha=1"].train_seconds) == (2, 40)
+    assert found["mixup alpha=1"].total_seconds > 42
+    assert np.isnan(found["mixup alpha=0.2"].train_seconds)
+
+
 def test_a_shared_gpu_s_hours_and_energy_are_divided(world: World) -> None:
     """Two processes on one GPU in the mean: each has had half of its 1 h and of its 2 kWh."""
     (cell,) = world.plan.cells

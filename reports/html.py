@@ -94,7 +94,7 @@ def page(
         baseline=wording.arm_name(plan.baseline),
         metric=metric,
         metric_phrase=wording.sentence_case(metric.phrase),
-        summary=wording.summary(comparisons, baseline=plan.baseline, rule=plan.suite.stopping),
+        summary=wording.answer(results, comparisons),
         verdicts=_verdicts(results, comparisons),
         chosen=_chosen(results),
         recommended=_recommended(results),
@@ -266,6 +266,12 @@ def _cautions(results: Results, comparisons: Sequence[Comparison]) -> Iterator[s
         yield (
             f"{without} of {count(len(results.trials), 'planned trial')} without a result ({what}), so {left_out} "
             f"of {count(pairs, 'pair')} left out of the statistics."
+        )
+    lacking_metric = int((results.column(metric).isna() & (results.trials["status"] == "completed")).sum())
+    if lacking_metric:
+        yield (
+            f"{count(lacking_metric, 'finished trial')} without the {measure(metric).phrase}, by which the verdicts "
+            "go: their pairs are left out."
         )
     if any(results.trials["status"].isin(("new", "running", "interrupted"))):
         yield (

@@ -95,6 +95,11 @@ class Results:
     provenance: Mapping[str, Mapping[str, int]]
     metric_of: Mapping[str, float | None]
 
+    @property
+    def is_over(self) -> bool:
+        """Whether the same command again would find nothing to do."""
+        return bool(self.trials["status"].isin(("completed", "diverged")).all())
+
     def of_cells(self, cells: Collection[str]) -> Results:
         """These results without those of other cells."""
         if set(cells) >= set(self.plan.cells):

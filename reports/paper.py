@@ -272,7 +272,7 @@ def _main_tex(
     results = findings.results
     plan = results.plan
     in_sections = {name for section in found for name in section.figures}
-    summary = wording.summary(findings.comparisons, baseline=plan.baseline, rule=plan.suite.stopping)
+    summary = wording.answer(findings.results, findings.comparisons)
     lines = [
         f"{MADE} The next report makes it anew: copy the folder before you change anything.",
         r"\documentclass[10pt]{article}",

@@ -104,7 +104,7 @@ def render(
     write_atomically(out_dir / "report.html", page.encode(errors="backslashreplace"))
     return Report(
         html=out_dir / "report.html",
-        summary=wording.summary(comparisons, baseline=plan.baseline, rule=plan.suite.stopping),
+        summary=wording.answer(results, comparisons),
         verdicts=[
             f"{each.cell}: {wording.sentence(each, measure(metric), baseline=plan.baseline)}" for each in comparisons
         ],

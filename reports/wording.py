@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from bench.plan.power import SIGNIFICANCE_LEVEL, seeds_needed
 from bench.plan.suite_file import StoppingRule
 from reports.formats import count, p_equals, p_value, roughly
+from reports.load import Results
 from reports.measures import Measure
 from reports.statistics import (
     BETTER,
@@ -195,14 +196,24 @@ def tally(verdicts: Sequence[str], *, reference: str) -> str:
     return ", ".join(parts)
 
 
-def summary(comparisons: Sequence[Comparison], *, baseline: str, rule: StoppingRule | None = None) -> str:
-    """All verdicts in one sentence."""
+def answer(results: Results, comparisons: Sequence[Comparison]) -> str:
+    """All verdicts of a suite in one sentence."""
+    plan = results.plan
+    return summary(comparisons, baseline=plan.baseline, rule=plan.suite.stopping, is_over=results.is_over)
+
+
+def summary(
+    comparisons: Sequence[Comparison], *, baseline: str, rule: StoppingRule | None = None, is_over: bool = False
+) -> str:
+    """All verdicts in one sentence.  is_over: nothing more will come."""
     verdicts = [comparison.verdict for comparison in comparisons]
     reference = arm_name(baseline)
     if not verdicts:
         return f"The suite compares nothing with {reference}."
     if len(verdicts) == verdicts.count(TOO_FEW_PAIRS):
         fewest = rule.min if rule else "two"
+        if is_over:
+            return f"Nothing can be said: no comparison with {reference} has {fewest} finished pairs."
         return f"Too early to say: no comparison with {reference} has {fewest} finished pairs yet."
     text = f"Of {count(len(verdicts), 'comparison')}: {tally(verdicts, reference=reference)}."
     going_on = sum(comparison.goes_on for comparison in comparisons)

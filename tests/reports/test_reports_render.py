@@ -189,7 +189,10 @@ def test_a_metric_that_no_trial_has(make_world: Callable[..., World], tmp_path: 
         assert final is not None
         del final["metrics"]["test_error_median10"]
         folder.write_final(final)
-    assert render(world.plan, world.store, tmp_path).summary.startswith("Too early to say")
+    report = render(world.plan, world.store, tmp_path)
+    assert report.summary == "Nothing can be said: no comparison with ERM has two finished pairs."
+    page = " ".join(report.html.read_text().split())
+    assert f"{len(world.plan.trials)} finished trials without the median test error of the last ten epochs, by" in page
 
 
 @pytest.mark.usefixtures("without_pictures")

@@ -138,6 +138,9 @@ def test_summary() -> None:
     assert wording.summary(compare(family[-1:]), baseline="erm") == (
         "Too early to say: no comparison with ERM has two finished pairs yet."
     )
+    assert wording.summary(compare(family[-1:]), baseline="erm", is_over=True) == (
+        "Nothing can be said: no comparison with ERM has two finished pairs."
+    )
     assert wording.summary([], baseline="erm") == "The suite compares nothing with ERM."
 
 

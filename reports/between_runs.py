@@ -115,21 +115,27 @@ class RunsCompared:
 def compare_runs(before: Path, after: Path, *, metric: str = "test_error_last", baseline: str = "erm") -> RunsCompared:
     """Compare the trials of two results folders that train the same.
 
-    Raises UserError where a folder has no finished trial with the metric, or the two have no trial in common.
+    Raises UserError where a folder has no finished trial with the metric, the two have no trial in common, or none of
+    those is of a baseline other than ERM.
     """
     try:
         figure = measure(metric)
     except ValueError:
-        raise UserError(f"--metric: unknown figure {metric!r}{nearest(metric, (*METRICS, *MEASURES))}") from None
+        names = dict.fromkeys((*METRICS, *MEASURES))
+        raise UserError(f"--metric: unknown figure {metric!r}{nearest(metric, names)}") from None
     first, second = read_run(before, metric), read_run(after, metric)
     common = sorted(first.outcomes.keys() & second.outcomes.keys(), key=lambda key: (key[1], key[0]))
     if not common:
         raise UserError(
             f"{before} and {after} have no trial in common: {count(len(first.outcomes), 'trial')} and "
-            f"{count(len(second.outcomes), 'trial')} with a result, all of other options or seeds"
+            f"{count(len(second.outcomes), 'trial')} with a result, {_apart(first, second)}; runs are compared "
+            "over the same trials, and options or seeds in one suite that has both"
         )
     keys = [key for key in first.trials if any(condition == key for condition, _ in common)]
     cells, arms = _names(first, keys)
+    if baseline not in (*arms.values(), "erm"):  # without ERM, which nobody named, there is one table less
+        names = dict.fromkeys(arms.values())
+        raise UserError(f"--baseline: no arm {baseline!r} that both runs have{nearest(baseline, names)}")
     keys.sort(key=lambda key: (_natural(cells[key]), arms[key] != baseline, _natural(arms[key])))
     pairs: dict[str, list[tuple[int, Outcome, Outcome]]] = {key: [] for key in keys}
     for condition, seed in common:
@@ -157,6 +163,8 @@ def compare_runs(before: Path, after: Path, *, metric: str = "test_error_last", 
 
 def read_run(root: Path, metric: str) -> Run:
     """Every finished trial below `root` that has the metric. Raises UserError where there is none."""
+    if not root.is_dir():
+        raise UserError(f"{root}: {'a file, not a results folder' if root.exists() else 'there is no such folder'}")
     store = Store(root.absolute())
     outcomes: dict[tuple[str, int], Outcome] = {}
     trials: dict[str, Trial] = {}
@@ -207,6 +215,32 @@ def _nothing(store: Store, lost: Counter[str], metric: str, measured: Sequence[s
         names = listed([name for name in measured if name not in METRICS], most=8)
         return f"no trial has {metric}; there is {', '.join(METRICS)}, {names}"
     return f"no trial has finished ({lost['unfinished']} unfinished, {lost['unreadable']} of a version unknown here)"
+
+
+def _apart(first: Run, second: Run) -> str:
+    """In what two runs without a common trial differ: the options that never agree, or the seeds."""
+    ours, theirs = (_values(run) for run in (first, second))
+    apart = [key for key in ours if key in theirs and not ours[key] & theirs[key]]
+    said = [f"{key} {_few(ours[key])} against {_few(theirs[key])}" for key in apart]
+    return listed(said, most=3) if said else "all of other options or seeds"
+
+
+def _few(values: set[str]) -> str:
+    return listed(sorted(values, key=_natural), most=5, separator=" / ")
+
+
+def _values(run: Run) -> dict[str, set[str]]:
+    """The values that its trials have, by option, such as training.lr."""
+    found: dict[str, set[str]] = {}
+    for condition, seed in run.outcomes:
+        options = {**json.loads(condition), "seed": seed}
+        for section, value in options.items():
+            named = (
+                {f"{section}.{key}": own for key, own in value.items()} if isinstance(value, dict) else {section: value}
+            )
+            for key, own in named.items():
+                found.setdefault(key, set()).add(json.dumps(own, sort_keys=True).strip('"'))
+    return found
 
 
 def _metrics(folder: Path, final: Json, metric: str) -> dict[str, Any]:

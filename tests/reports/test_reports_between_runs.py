@@ -155,7 +155,9 @@ def test_a_diverged_trial_s_time_is_not_compared(runs: tuple[World, World]) -> N
 @pytest.mark.parametrize(
     ("other", "metric", "message"),
     [
-        ("nowhere", "test_error_last", "nowhere: holds no trials"),
+        ("nowhere", "test_error_last", "nowhere: there is no such folder"),
+        ("file", "test_error_last", "file: a file, not a results folder"),
+        ("empty", "test_error_last", "empty: holds no trials"),
         ("second", "test_eror", "unknown figure 'test_eror'; did you mean 'test_error'"),
         ("second", "mean_corruption_error", "no trial has mean_corruption_error; there is .*temperature.* and 18 more"),
     ],
@@ -163,13 +165,39 @@ def test_a_diverged_trial_s_time_is_not_compared(runs: tuple[World, World]) -> N
 def test_what_cannot_be_compared(
     runs: tuple[World, World], tmp_path: Path, other: str, metric: str, message: str
 ) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").touch()
     with pytest.raises(UserError, match=message):
         compare_runs(runs[0].store.root, tmp_path / other, metric=metric)
+
+
+def test_an_unknown_figure_is_answered_with_each_name_once(runs: tuple[World, World]) -> None:
+    with pytest.raises(UserError, match="there is test_error_last, ") as refused:
+        compared(runs, metric="zzz")
+    names = str(refused.value).partition("there is ")[2].split(", ")
+    assert len(names) == len(set(names)) > 10
+
+
+def test_an_unknown_baseline_is_refused(runs: tuple[World, World]) -> None:
+    """Else the table of differences would be missing, and nobody told."""
+    with pytest.raises(UserError, match=r"--baseline: no arm 'mixup' that both runs have; there is erm, mixup alpha=1"):
+        compared(runs, baseline="mixup")
 
 
 def test_runs_that_share_nothing(make_world: Callable[..., World], tmp_path: Path, runs: tuple[World, World]) -> None:
     other = make_world(epochs=9)
     other = dataclasses.replace(other, store=Store(tmp_path / "third"))
     other.finish(other.trial(CELLS[0], "erm", 0), 0.2)
-    with pytest.raises(UserError, match="no trial in common: 24 trials and 1 trial with a result"):
+    apart = "no trial in common: 24 trials and 1 trial with a result, training.epochs 4 against 9; runs are"
+    with pytest.raises(UserError, match=apart):
         compare_runs(runs[0].store.root, other.store.root)
+
+
+def test_runs_of_other_seeds_share_nothing(tmp_path: Path, runs: tuple[World, World]) -> None:
+    for world, gone in zip(runs, (SEEDS[3:], SEEDS[:3]), strict=True):
+        for cell in CELLS:
+            for arm in ("erm", "mixup alpha=1"):
+                for seed in gone:
+                    shutil.rmtree(world.store.trial(world.trial(cell, arm, seed).trial_id).path)
+    with pytest.raises(UserError, match="with a result, seed 0 / 1 / 2 against 3 / 4 / 5; runs are"):
+        compared(runs)

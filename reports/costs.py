@@ -18,6 +18,13 @@ MOST_NAMED = 6
 JOULES_PER_KWH = 3.6e6
 
 
+TIME_CAPTION = (
+    "Time spent, over all trials of a method that ended: the mean of a trial, and beside it the median over pairs of "
+    "one time over the other, which a single slow trial does not move."
+)
+"""Of `time_table`: the two columns need not have the same ratio."""
+
+
 @dataclass(frozen=True)
 class Cost:
     """One arm over all of its trials that ended, in every cell.

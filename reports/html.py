@@ -20,7 +20,7 @@ from bench.plan.trial import NUMERICS_VERSION
 from bench.text import printable
 from reports import chosen_tables, tables, wording
 from reports.chosen import chosen_on_validation
-from reports.costs import cost_sentence, time_table
+from reports.costs import TIME_CAPTION, cost_sentence, time_table
 from reports.figures import Drawing
 from reports.figures.drawing import Files
 from reports.formats import count, listed, percent, typographic
@@ -118,6 +118,7 @@ def page(
         recipe_table=tables.recipe_table(results),
         data_table=tables.data_table(results),
         time_table=time_table(results),
+        time_caption=TIME_CAPTION,
         provenance=provenance(results),
     )
 

@@ -30,7 +30,7 @@ COLUMN_GAP = 7.0
 LEAST_FIRST = 105.0
 """Points that the names of the rows have at least, in several lines where they take more."""
 
-HEADER_LETTERS = 13
+HEADER_LETTERS = 14
 """A title of a column has several lines of about so many letters."""
 
 LONG_WORD = 14
@@ -247,7 +247,7 @@ def _header_lines(title: str) -> list[str]:
     """A title in lines of about HEADER_LETTERS; a longer word is broken, if it can be after what is no letter."""
     lines = [""]
     for word in title.split():
-        for index, piece in enumerate(re.findall(rf"[^\W_]{{1,{HEADER_LETTERS}}}[\W_]*|[\W_]+", word)):
+        for index, piece in enumerate(re.findall(rf"\(?[^\W_]{{1,{HEADER_LETTERS}}}[^\w(]*_*|[\W_]+", word)):
             blank = " " if index == 0 and lines[-1] else ""
             if lines[-1] and len(lines[-1] + blank + piece) > HEADER_LETTERS:
                 lines.append(piece)

@@ -12,7 +12,7 @@ import pandas as pd
 from bench.results.store import write_atomically
 from reports import tables, wording
 from reports.best import BEST_IN_WORDS, leading_arms
-from reports.costs import time_table
+from reports.costs import TIME_CAPTION, time_table
 from reports.figures import FIGURES, Drawing
 from reports.formats import csv_bytes
 from reports.html import cautions, provenance
@@ -39,9 +39,9 @@ this folder before you change anything.
     pdflatex main.tex && pdflatex main.tex
 
 tables/results.tex is the table of results; \\input it, and whichever others, with the packages array, booktabs and
-longtable. Tables are no wider than 6.8 inches. figures/*.pdf have the size at which they are to be printed, with text
-of 8 pt; beside each is a PNG and, as CSV, what is drawn. The tables, too, are there as CSV (numbers in full precision
-where they are means over seeds) and as Markdown.
+longtable (figures need graphicx). Tables are no wider than 6.8 inches. figures/*.pdf have the size at which they are to
+be printed, with text of 8 pt; beside each is a PNG and, as CSV, what is drawn. The tables, too, are there as CSV
+(numbers in full precision where they are means over seeds) and as Markdown.
 
 What is bold and what the marks mean stands below each table; how everything was tested stands in main.tex.
 """
@@ -251,7 +251,7 @@ def _how_it_was_made(results: Results) -> Iterator[_Entry]:
     recipe = "What was trained. Several values with a slash between them: cells differ in this."
     yield _Entry("recipe", Marked(tables.recipe_table(results)), recipe)
     yield _Entry("data", Marked(tables.data_table(results)), "Data as the trials saw it, after the validation split.")
-    yield _Entry("time", Marked(time_table(results)), "Time spent, over all trials of a method that ended.")
+    yield _Entry("time", Marked(time_table(results)), TIME_CAPTION)
 
 
 def _as_shown(table: Table) -> pd.DataFrame:

@@ -141,8 +141,11 @@ def sentence(each: Recommendation, val: Measure, test: Measure) -> str:
     price = f"it trains for {number(each.time_ratio, 2)} times as long" if each.time_ratio > 0 else ""
     if each.is_clear:
         return f"use {chosen}. It{text.removeprefix(chosen)}" + (f"; {price}" if price else "")
-    unclear = "that is no clear gain" if interval != NOTHING else "that gain has no interval"
-    doubt = f"{unclear}, so {reference} can be defended as well"
+    if each.gain.mean <= 0:
+        doubt = f"the test images do not bear the choice out, so {reference} is as good a choice or a better one"
+    else:
+        unclear = "that is no clear gain" if interval != NOTHING else "that gain has no interval"
+        doubt = f"{unclear}, so {reference} can be defended as well"
     return f"{text}: {doubt}" + (f"; {price}" if price else "")
 
 

@@ -359,7 +359,12 @@ def test_the_report_knows_the_fourth_verdict(world: World, tmp_path: Path) -> No
     assert equal["equal_p"] < equal["equal_holm_p"] < 0.05
     page = report.html.read_text()
     assert "takes a difference of 0.5 points for the smallest that matters" in page
-    assert "p equal (Holm)" in page
+    assert "p equal (Holm)</" in page
+    explained = "p equal (Holm): two one-sided t tests that the difference is less than 0.5 points either way"
+    assert explained in page
+    assert explained in (tmp_path / "paper" / "tables" / "comparison.tex").read_text()
+    paper = (tmp_path / "paper" / "main.tex").read_text()
+    assert "takes a difference of 0.5 points for the smallest that matters" in paper
     assert page.count('<td class="equal">practically equal') == 1
     assert re.search(r'<li class="equal">[^<]* is practically equal to ERM', page)
     assert "p equal (Holm)" in (tmp_path / "comparison.md").read_text()

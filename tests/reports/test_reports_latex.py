@@ -163,6 +163,16 @@ def test_a_table_in_booktabs_with_bold_and_marks() -> None:
     assert marked_markdown(marked).splitlines()[3] == r"| a & b | mixup | **9.8** ± 0.2\* |"
 
 
+def test_a_column_s_title_is_broken_between_words() -> None:
+    """Neither within a parenthesis that has a line of its own, nor the last letter off a word."""
+    table = Table(
+        ("method", "p adjusted (Holm)", "overconfidence (%)", "relative_corruption_error"), (("", (("a",) * 4,)),)
+    )
+    text = text_table(Marked(table), caption="c", label="l")
+    for lines in (r"p adjusted \\ (Holm)", r"overconfidence \\ (\%)", r"relative\_ \\ corruption\_ \\ error"):
+        assert f"{lines}\\end{{tabular}}" in text
+
+
 def test_a_long_table_breaks_over_pages() -> None:
     rows = tuple((f"method {index}", "1.0") for index in range(120))
     text = text_table(Marked(Table(("method", "error"), (("", rows),))), caption="c", label="l")

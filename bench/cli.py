@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from bench.errors import UserError
 from bench.text import printable
@@ -405,6 +407,9 @@ def report(
     Of several suites: one report on all of their cells, whose comparisons are one family.
     """
     plan, store = _joint_plan(suites, overrides, results)
+    if not watch:
+        _check_trials(plan, store)
+    _check_out(_report_folder(plan, out))
     if watch:
         from bench.watching import watch_report
 
@@ -443,6 +448,7 @@ def compare(before: Path, after: Path, metric: str, baseline: str, out: Path | N
 
     found = compare_runs(before, after, metric=metric, baseline=baseline)
     folder = out or REPORTS_OUT / "-".join(["compare", *(path.absolute().name for path in (before, after))])
+    _check_out(folder)
     for line in terminal_lines(found):
         _echo(line)
     _echo(f"\n{write_tables(found, folder)}")
@@ -458,6 +464,7 @@ def publish(suite: str, overrides: tuple[str, ...], results: Path) -> None:
     from bench.results.mlflow_access import without_secrets
 
     plan, store = _plan(suite, overrides, results)
+    _check_trials(plan, store)
     uri = default_tracking_uri(store)
     with Publisher(store, plan, tracking_uri=uri, experiment=plan.suite.name) as publisher:
         outcome = publisher.publish_once(now=True)
@@ -503,6 +510,10 @@ def ui(results: Path, host: str, port: int) -> None:
 
     _check_results(results)
     uri = default_tracking_uri(Store(results.absolute()))
+    if not results.is_dir() and str(results.absolute()) in uri:
+        raise UserError(
+            f"results folder {results.absolute()}: there is none; bench run first, or name it with --results"
+        )
     if uri.startswith(("http://", "https://")):
         raise UserError(
             f"MLFLOW_TRACKING_URI is a server already: open {without_login(uri)}, or unset it to see the results "
@@ -591,6 +602,28 @@ def _check_results(results: Path) -> None:
         raise UserError(f"results folder {results}: {there} {what}; choose another with --results or BENCH_RESULTS")
 
 
+def _check_trials(plan: Plan, store: Store) -> None:
+    """Raise UserError where nothing of the plan was begun: an empty report would take a whole one's place."""
+    if not {planned.trial_id for planned in plan.trials} & set(store.trial_ids()):
+        overrides = "".join(f" --set '{override}'" for override in plan.overrides)
+        there = "" if store.root.is_dir() else " (there is no such folder)"
+        raise UserError(
+            f"{store.root}{there} has no trial of {plan.suite.name}{overrides}: bench run first, or name the folder "
+            "that has them with --results or BENCH_RESULTS"
+        )
+
+
+def _check_out(folder: Path) -> None:
+    """Raise UserError where no file can be made in the folder for a report's files, before any is."""
+    probe = folder / f".writable.{os.getpid()}.tmp"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(f"nothing can be written to {folder}: {error.strerror}; choose another with --out") from None
+
+
 def _suite_path(suite: str) -> Path:
     """A file as given, or the suite of that name below ./suites."""
     from bench.plan.config import nearest
@@ -604,6 +637,9 @@ def _suite_path(suite: str) -> Path:
     named = SUITES / f"{suite}.yaml"
     if not named.is_file():
         names = [str(p.relative_to(SUITES).with_suffix("")) for p in sorted(SUITES.rglob("*.yaml"))]
+        there = Path(f"{suite}.yaml")
+        if there.is_file():
+            raise UserError(f"no suite {suite!r} in {SUITES.absolute()}; did you mean the file {there}?")
         raise UserError(f"no suite {suite!r} in {SUITES.absolute()}{nearest(suite, names)}")
     return named
 
@@ -758,7 +794,11 @@ def _mlflow_address(publisher: Publisher) -> str:
     uri = publisher.tracking_uri
     if uri.startswith(("http://", "https://")):
         return str(publisher.link(uri))
-    return f"{publisher.link(f'http://127.0.0.1:{UI_PORT}')}  (after `make ui` or `bench ui`)"
+    context = click.get_current_context()
+    serve = "`make ui` or `bench ui`"
+    if context.get_parameter_source("results") is ParameterSource.COMMANDLINE:
+        serve = f"`bench ui --results {shlex.quote(str(context.params['results']))}`"
+    return f"{publisher.link(f'http://127.0.0.1:{UI_PORT}')}  (after {serve})"
 
 
 if __name__ == "__main__":

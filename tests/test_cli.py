@@ -124,6 +124,11 @@ def test_a_rerun_that_differs_says_so(finished, make_bench, tmp_path):
     [
         (("plan", "nosuch"), "no suite 'nosuch'"),
         (("plan", "nosuch.yaml"), "nosuch.yaml: cannot be read"),
+        (("plan", "tiny"), "did you mean the file tiny.yaml?"),
+        (("report", "tiny.yaml"), "/results (there is no such folder) has no trial of tiny: bench run first"),
+        (("report", "tiny.yaml", "--results", ".", "--seeds", "1"), " has no trial of tiny --set 'seeds=1': bench run"),
+        (("publish", "tiny.yaml"), "/results (there is no such folder) has no trial of tiny: bench run first"),
+        (("ui",), "/results: there is none; bench run first"),
         (("plan", "tiny.yaml", "--set", "training.epoch=2"), "epochs"),
         (("plan", "tiny.yaml", "--set", "seeds"), "should be key=value"),
         (("run", "tiny.yaml", "--devices", "7"), "no GPU '7' is visible"),

@@ -86,6 +86,22 @@ def test_a_report_of_half_a_suite(bench, tiny_suite, tmp_path):
     assert "better" not in result.stdout
 
 
+def test_where_nothing_can_be_written(finished, make_bench, tmp_path):
+    """One error before anything is made; and a report of no trials does not take the place of one of many."""
+    _, folder = finished
+    bench = make_bench(folder)
+    page = folder / "reports" / "out" / "tiny" / "report.html"
+    before = page.read_bytes()
+    for command in (("report", "tiny.yaml"), ("compare", "results", "results")):
+        refused = bench(*command, "--out", "tiny.yaml")
+        assert refused.returncode == 2
+        assert refused.stderr == "error: nothing can be written to tiny.yaml: File exists; choose another with --out\n"
+    refused = bench("report", "tiny.yaml", "--results", tmp_path)
+    assert refused.returncode == 2
+    assert "has no trial of tiny: bench run first" in refused.stderr
+    assert page.read_bytes() == before
+
+
 def test_a_watched_report_grows_with_the_run(bench, tiny_suite, tmp_path, bench_environment):
     page = tmp_path / "reports" / "out" / "tiny" / "report.html"
     assert bench("run", tiny_suite, "--max-trials", 4, "--no-mlflow", "--no-report").returncode == 3

@@ -447,7 +447,7 @@ def compare(before: Path, after: Path, metric: str, baseline: str, out: Path | N
     from reports.between_runs_tables import terminal_lines, write_tables
 
     found = compare_runs(before, after, metric=metric, baseline=baseline)
-    folder = out or REPORTS_OUT / "-".join(["compare", *(path.absolute().name for path in (before, after))])
+    folder = out or REPORTS_OUT / "-".join(["compare", *_told_apart(before, after)])
     _check_out(folder)
     for line in terminal_lines(found):
         _echo(line)
@@ -734,6 +734,16 @@ def _render(plan: Plan, store: Store, out: Path | None, *, refresh_seconds: int 
     processes = 1 if refresh_seconds else num_cores()  # while trials run, the cores are theirs
     folder = _report_folder(plan, out)
     return render(plan, store, folder, refresh_seconds=refresh_seconds, processes=processes)
+
+
+def _told_apart(first: Path, second: Path) -> list[str]:
+    """The names of two folders, with as many of those above them as it takes: a-results and b-results."""
+    parts = [path.absolute().parts for path in (first, second)]
+    for many in range(1, max(map(len, parts)) + 1):
+        names = ["-".join(own[-many:]).replace("/", "") for own in parts]
+        if names[0] != names[1]:
+            break
+    return names
 
 
 def _report_folder(plan: Plan, out: Path | None) -> Path:

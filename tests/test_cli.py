@@ -6,9 +6,11 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
+from bench.cli import _told_apart
 from bench.results.store import Store
 
 
@@ -35,6 +37,13 @@ def timed(action) -> float:
     start = time.perf_counter()
     action()
     return time.perf_counter() - start
+
+
+def test_a_comparison_is_named_by_what_tells_the_folders_apart(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert _told_apart(Path("old"), Path("new")) == ["old", "new"]
+    assert _told_apart(Path("a/results"), Path("b/results")) == ["a-results", "b-results"]
+    assert _told_apart(Path("results"), Path("b/results")) == [f"{tmp_path.name}-results", "b-results"]
 
 
 def test_list_names_a_broken_suite_and_shows_the_others(bench, tiny_suite, tmp_path):

@@ -36,6 +36,9 @@ NO_GOOD_WAY: Literal["lower"] = "lower"
 CHANGED = {BETTER: "lower", WORSE: "higher"}
 """In place of a verdict: a run is neither better nor worse than another."""
 
+VERSIONS = ("version", "corruptions_version")
+"""Options of an evaluation that say how this program does it: two versions of it can be compared."""
+
 IDENTICAL = "identical"
 DIVERGED = "diverged in one of them"
 
@@ -45,11 +48,13 @@ class Outcome:
     """What a finished trial came to.
 
     value: NaN where it diverged.  content: everything that its training measured, and the metric that is compared.
+    options: of the evaluation that measured the metric; none where its training did.
     """
 
     value: float
     diverged: bool
     content: str
+    options: Mapping[str, Any]
     data_sha256: str
     train_seconds: float
 
@@ -115,9 +120,11 @@ class RunsCompared:
 def compare_runs(before: Path, after: Path, *, metric: str = "test_error_last", baseline: str = "erm") -> RunsCompared:
     """Compare the trials of two results folders that train the same.
 
-    Raises UserError where a folder has no finished trial with the metric, the two have no trial in common, or none of
-    those is of a baseline other than ERM.
+    Raises UserError where a folder has no finished trial with the metric, the two have no trial in common, none of
+    those is of a baseline other than ERM, or the metric was measured in different ways.
     """
+    if before.resolve() == after.resolve():
+        raise UserError(f"{before} and {after} are one folder: compare takes two")
     try:
         figure = measure(metric)
     except ValueError:
@@ -131,6 +138,7 @@ def compare_runs(before: Path, after: Path, *, metric: str = "test_error_last", 
             f"{count(len(second.outcomes), 'trial')} with a result, {_apart(first, second)}; runs are compared "
             "over the same trials, and options or seeds in one suite that has both"
         )
+    _check_options([(first.outcomes[key], second.outcomes[key]) for key in common], before, after, metric)
     keys = [key for key in first.trials if any(condition == key for condition, _ in common)]
     cells, arms = _names(first, keys)
     if baseline not in (*arms.values(), "erm"):  # without ERM, which nobody named, there is one table less
@@ -182,7 +190,7 @@ def read_run(root: Path, metric: str) -> Run:
         except (ValidationError, KeyError):
             lost["unreadable"] += 1  # of a later version, with options that this one does not know
             continue
-        metrics = _metrics(folder.path, final, metric)
+        metrics, options = _metrics(folder.path, final, metric)
         measured |= metrics.keys()
         diverged = final["status"] == "diverged"
         if metric not in metrics and not diverged:
@@ -196,6 +204,7 @@ def read_run(root: Path, metric: str) -> Run:
             value=np.nan if diverged else float(metrics[metric]),
             diverged=diverged,
             content=json.dumps([final["metrics"], None if diverged else metrics[metric]], sort_keys=True),
+            options=options,
             data_sha256=final["data"]["sha256"],
             train_seconds=final["train_seconds"],
         )
@@ -243,13 +252,36 @@ def _values(run: Run) -> dict[str, set[str]]:
     return found
 
 
-def _metrics(folder: Path, final: Json, metric: str) -> dict[str, Any]:
-    """What the training measured; where the metric is not among that, what the evaluations did besides."""
-    found = dict(final["metrics"])
-    if metric not in found:
-        for path in sorted(folder.glob("evaluations/*.json")):
-            found |= (read_json(path) or {}).get("metrics") or {}
-    return {name: value for name, value in found.items() if value is not None}
+def _metrics(folder: Path, final: Json, metric: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What the training measured; where the metric is not among that, what the evaluations did besides.
+
+    And the options of the one that measured the metric. Raises UserError where two did, each with its own.
+    """
+    found, options = dict(final["metrics"]), None
+    for path in sorted(folder.glob("evaluations/*.json")) if metric not in found else ():
+        record = read_json(path) or {}
+        metrics = record.get("metrics") or {}
+        found |= metrics
+        if metric in metrics:
+            own = {key: value for key, value in record.get("options", {}).items() if key not in VERSIONS}
+            if options is not None and own != options:
+                raise UserError(f"{folder}: two evaluations measured {metric}, with {_difference(options, own)}")
+            options = own
+    return {name: value for name, value in found.items() if value is not None}, options or {}
+
+
+def _difference(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:
+    apart = [key for key in {**ours, **theirs} if ours.get(key) != theirs.get(key)]
+    return listed([f"{key} {ours.get(key)} against {theirs.get(key)}" for key in apart], most=3)
+
+
+def _check_options(pairs: Sequence[tuple[Outcome, Outcome]], before: Path, after: Path, metric: str) -> None:
+    for ours, theirs in pairs:
+        if not (ours.diverged or theirs.diverged) and ours.options != theirs.options:
+            raise UserError(
+                f"{before} and {after} measured {metric} with {_difference(ours.options, theirs.options)}: that is no "
+                "difference between runs"
+            )
 
 
 def _facts(record: Json, final: Json) -> Iterator[tuple[str, str]]:

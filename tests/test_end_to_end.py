@@ -3,6 +3,7 @@
 import csv
 import os
 import re
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -92,11 +93,13 @@ def test_where_nothing_can_be_written(finished, make_bench, tmp_path):
     bench = make_bench(folder)
     page = folder / "reports" / "out" / "tiny" / "report.html"
     before = page.read_bytes()
-    for command in (("report", "tiny.yaml"), ("compare", "results", "results")):
+    shutil.copytree(folder / "results", tmp_path / "results")
+    for command in (("report", "tiny.yaml"), ("compare", "results", tmp_path / "results")):
         refused = bench(*command, "--out", "tiny.yaml")
         assert refused.returncode == 2
         assert refused.stderr == "error: nothing can be written to tiny.yaml: File exists; choose another with --out\n"
-    refused = bench("report", "tiny.yaml", "--results", tmp_path)
+    (tmp_path / "empty").mkdir()
+    refused = bench("report", "tiny.yaml", "--results", tmp_path / "empty")
     assert refused.returncode == 2
     assert "has no trial of tiny: bench run first" in refused.stderr
     assert page.read_bytes() == before

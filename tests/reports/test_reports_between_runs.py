@@ -193,6 +193,37 @@ def test_runs_that_share_nothing(make_world: Callable[..., World], tmp_path: Pat
         compare_runs(runs[0].store.root, other.store.root)
 
 
+def with_options(world: World, **options: object) -> None:
+    for planned in world.plan.trials:
+        world.rewrite(planned, "calibration", options={"name": "calibration", "version": 1} | options)
+
+
+def test_what_was_measured_in_another_way_is_no_change(runs: tuple[World, World]) -> None:
+    with_options(runs[0], bins=15)
+    with_options(runs[1], bins=10, version=2)
+    with pytest.raises(UserError, match="measured test_ece with bins 15 against 10: that is no difference"):
+        compared(runs, metric="test_ece")
+    with_options(runs[1], bins=15, version=2)
+    assert compared(runs, metric="test_ece").conditions
+    assert compared(runs).conditions
+
+
+def test_one_figure_of_two_evaluations_is_refused(runs: tuple[World, World]) -> None:
+    with_options(runs[0], bins=15)
+    planned = runs[0].plan.trials[0]
+    folder = runs[0].store.trial(planned.trial_id)
+    folder.write_evaluation("another", runs[0].record(planned, "calibration") | {"options": {"bins": 20}})
+    with pytest.raises(UserError, match="two evaluations measured test_ece, with "):
+        compared(runs, metric="test_ece")
+
+
+def test_a_run_is_not_compared_with_itself(runs: tuple[World, World], tmp_path: Path) -> None:
+    root = runs[0].store.root
+    (tmp_path / "link").symlink_to(root)
+    with pytest.raises(UserError, match="are one folder"):
+        compare_runs(root, tmp_path / "link")
+
+
 def test_runs_of_other_seeds_share_nothing(tmp_path: Path, runs: tuple[World, World]) -> None:
     for world, gone in zip(runs, (SEEDS[3:], SEEDS[:3]), strict=True):
         for cell in CELLS:

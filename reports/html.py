@@ -97,7 +97,7 @@ def page(
         summary=wording.answer(results, comparisons),
         verdicts=_verdicts(results, comparisons),
         chosen=_chosen(results),
-        recommended=_recommended(results),
+        recommended=recommended(results),
         cost=cost_sentence(results),
         doubts=[*wording.doubt_notes(comparisons), *filter(None, [wording.floor_note(comparisons)])],
         cautions=cautions(results, comparisons),
@@ -213,7 +213,7 @@ def _chosen(results: Results) -> dict[str, object] | None:
     return {"outcome": chosen_tables.outcome(selection), "answers": found, "note": note}
 
 
-def _recommended(results: Results) -> list[str]:
+def recommended(results: Results) -> list[str]:
     """What validation recommends, a sentence for each task, of as many as a page can answer with."""
     found = recommendations(results)
     named = len(found) > 1

@@ -15,7 +15,7 @@ from reports.best import BEST_IN_WORDS, leading_arms
 from reports.costs import TIME_CAPTION, time_table
 from reports.figures import FIGURES, Drawing
 from reports.formats import csv_bytes
-from reports.html import cautions, provenance
+from reports.html import cautions, provenance, recommended
 from reports.latex import TEXT_HEIGHT, TEXT_WIDTH, Marked, Place, escape, marked_markdown, points, text_table
 from reports.load import Results
 from reports.measures import measure
@@ -292,6 +292,7 @@ def _main_tex(
         *_paragraphs(cautions(results, findings.comparisons)),
         *_verdicts(findings),
         *_paragraphs([*wording.doubt_notes(findings.comparisons)]),
+        *_recommendation(results),
         r"\paragraph{How it was tested.}",
         escape(_tested(results, _how_tested(findings)["answer"])),
         *_tables(main),
@@ -313,6 +314,11 @@ _SECONDARY = """
 Each figure is a family of its own: its p values are Holm-adjusted over its comparisons and over no other figure's. Were
 all methods alike, up to one figure in twenty would show a difference by chance alone.
 """
+
+
+def _recommendation(results: Results) -> list[str]:
+    texts = recommended(results)
+    return [r"\paragraph{Recommendation, by validation images alone.}", *_paragraphs(texts)] if texts else []
 
 
 def _how_tested(findings: Findings) -> dict[str, str]:

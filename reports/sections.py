@@ -80,7 +80,7 @@ def _chosen(findings: Findings) -> Section:
                 ),
             ),
         ),
-        notes=("Seed by seed: chosen.csv.",),
+        notes=("Seed by seed: chosen.csv in the report's folder.",),
         figures=("chosen",),
     )
 

@@ -58,9 +58,10 @@ def learning_curves(results: Results, _comparisons: Sequence[Comparison]) -> Dra
         _focus(axes, np.concatenate(settled))
         axes.set_xlim(0, max(epochs.max() for epochs, *_ in own.values()))
         axes.xaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 5, 10], integer=True))
+    memorises = "A curve that falls and rises again memorises wrong labels. " if results.label_noise else ""
     validation = "validation selects and the one that " if "val_selected" in there else ""
     caption = (
-        f"Test error after each epoch: {drawn.means}. A curve that falls and rises again memorises wrong labels. The "
+        f"Test error after each epoch: {drawn.means}. {memorises}The "
         "first half of training may lie above the panel. The marks stand at the last epoch and, as medians over seeds, "
         f"at the epoch that {validation}is best on test (oracle), which cannot be had in "
         f"practice.{own_scales(len(cells))}{drawn.note}"

@@ -480,6 +480,13 @@ def test_few_arms_are_all_drawn_without_a_note(world: World) -> None:
     assert "methods" not in drawing.caption
 
 
+@pytest.mark.parametrize(("noise", "memorises"), [("[{rate: 0}]", False), ("[{kind: uniform, rate: 0.4}]", True)])
+def test_only_wrong_labels_are_memorised(make_world: Callable[..., World], noise: str, memorises: bool) -> None:
+    world = make_world(seeds=2, label_noise=noise, evaluate="[clean]")
+    finish(world)
+    assert ("memorises wrong labels" in draw(world)["learning_curves"].caption) == memorises
+
+
 def test_alpha_needs_a_sweep_where_many_arms_have_one(many_arms: World) -> None:
     assert "alpha" not in draw(many_arms)
 

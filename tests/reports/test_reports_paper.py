@@ -91,6 +91,9 @@ def test_main_tex_says_verdicts_and_how_they_came_about(make_world: Callable[...
     assert "paired t test, Holm-adjusted over all 4 comparisons" in main
     assert "2 x AMD EPYC 7R13" in main
     assert len(report.verdicts) == 4
+    advice = main[main.index("Recommendation, by validation images alone.") :]
+    assert re.search(r"clean: use mixup .*\n", advice)
+    assert advice.index("clean: use mixup") < advice.index("How it was tested.")
 
 
 @pytest.mark.usefixtures("without_pictures")

@@ -114,9 +114,9 @@ def how_tested(
     if smallest_effect is not None and measure is not None:
         words["answer"] += f" {how_equality_is_tested(smallest_effect, measure, rule)}"
         words["table"] += (
-            f" p equal (Holm): two one-sided t tests against {effect_in_words(smallest_effect, measure)} either way. "
-            f"Both p are adjusted over both questions; practically equal: {SIGNIFICANCE_LEVEL:g} or less where p "
-            "(Holm) is above."
+            " p equal (Holm): two one-sided t tests that the difference is less than "
+            f"{effect_in_words(smallest_effect, measure)} either way. Both p are adjusted over both questions; "
+            f"practically equal: {SIGNIFICANCE_LEVEL:g} or less where p (Holm) is above."
         )
     return words
 

@@ -425,6 +425,7 @@ def free_port() -> int:
 
 def test_the_web_pages_listen_on_this_machine_alone(bench_environment, tmp_path, free_port):
     """Whatever the processes of `bench ui` listen on, nobody else can reach it."""
+    (tmp_path / "results").mkdir()
     command = [sys.executable, "-m", "bench", "ui", "--port", str(free_port)]
     process = subprocess.Popen(
         command, cwd=tmp_path, env=bench_environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL

@@ -110,7 +110,7 @@ def test_main_tex_says_what_to_know_before_believing_it(make_world: Callable[...
     assert "remain flatter these." in main
     assert "takes a difference of 2 points for the smallest that matters. Practically equal means" in main
     assert (
-        "p equal (Holm): two one-sided t tests against 2 points"
+        "p equal (Holm): two one-sided t tests that the difference is less than 2 points"
         in (tmp_path / "paper" / "tables" / "comparison.tex").read_text()
     )
 

@@ -132,7 +132,7 @@ def _notes(aggregates: Sequence[Aggregate], *, sequential: bool) -> Iterator[str
         )
     if any(len(each.block.seeds) == 0 for each in aggregates):
         yield "No number where no seed has finished in all cells yet."
-    yield "Numbers in full: over_cells.csv."
+    yield "Numbers in full: over_cells.csv in the report's folder."
 
 
 def _of(n: int, planned: int) -> str:

@@ -58,7 +58,8 @@ def published_section(findings: Findings) -> Section:
         tables=tuple(tables),
         notes=(
             *_notes(found),
-            "All of them with their sources: published.csv. Where they come from, and how to add one: docs/paper.md.",
+            "All of them with their sources: published.csv in the report's folder. Where they come from, and how to "
+            "add one: docs/paper.md.",
         ),
         figures=("published",),
     )

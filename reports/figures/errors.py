@@ -13,19 +13,13 @@ from matplotlib.figure import Figure
 
 from reports import theme
 from reports.figures.drawing import Drawing
-from reports.figures.layout import shade, text_width, wrapped
+from reports.figures.layout import INDENT, LEFTMOST, WIDEST_LABEL, listed_height, listed_lines, shade, text_width
 from reports.figures.svg import labelled
 from reports.formats import count, typographic
 from reports.load import Results
 from reports.measures import Measure, measure
 from reports.statistics import BETTER, PRACTICALLY_EQUAL, WORSE, Comparison
 from reports.wording import arm_name, effect_in_words
-
-WIDEST_LABEL = 2.6
-"""Inches; a longer name of a method has several lines in the forest plot."""
-
-LEFTMOST, INDENT = 0.08, 0.2
-"""Inches from the figure's edge to the name of a cell, and to that of a method."""
 
 MOST_LINES = 60
 """So many fill a page and some more; of more, the cells that fit are drawn, and the first in any case."""
@@ -51,7 +45,7 @@ def forest(results: Results, comparisons: Sequence[Comparison]) -> Drawing | Non
     figure_of = measure(results.plan.suite.report.metric)
     scale = figure_of.scale
     right, top, bottom, row_height = 1.75, 0.3, 0.45, 0.185
-    heights = [_height(label) for label in labels]
+    heights = [listed_height(label) for label in labels]
     places = np.cumsum(heights) - 0.5 * np.array(heights) - 0.5
     height = top + bottom + row_height * sum(heights)
     figure = Figure(figsize=(theme.FULL_WIDTH, height))
@@ -117,20 +111,16 @@ def forest(results: Results, comparisons: Sequence[Comparison]) -> Drawing | Non
 
 def _label(row: Comparison | str) -> list[str]:
     """The lines of a cell's name or of a method's."""
-    size = theme.RC["font.size"]
     if isinstance(row, str):
-        return wrapped(row, size, width=theme.FULL_WIDTH - 2 * LEFTMOST)
-    return wrapped(arm_name(row.arm), size, width=WIDEST_LABEL)
-
-
-def _height(label: Sequence[str]) -> float:
-    """Of a row, in rows of one line."""
-    return 1 + 0.65 * (len(label) - 1)
+        return listed_lines(row, is_cell=True)
+    return listed_lines(arm_name(row.arm), is_cell=False)
 
 
 def _first_cells(by_cell: Mapping[str, list[Comparison]]) -> dict[str, list[Comparison]]:
     """Those that fit in MOST_LINES, and at least one."""
-    heights = [_height(_label(cell)) + sum(_height(_label(each)) for each in own) for cell, own in by_cell.items()]
+    heights = [
+        listed_height(_label(cell)) + sum(listed_height(_label(each)) for each in own) for cell, own in by_cell.items()
+    ]
     fitting = int(np.sum(np.cumsum(heights) <= MOST_LINES))
     return dict(itertools.islice(by_cell.items(), max(1, fitting)))
 

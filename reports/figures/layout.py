@@ -32,6 +32,12 @@ TALL_ROWS, LOWER = 4, 0.8
 REPEATED_LINES = 2
 """Titles of a grid's columns stand above every row, but those of more lines than this above the first row alone."""
 
+LEFTMOST, INDENT = 0.08, 0.2
+"""Of a list of cells with their methods: inches from the figure's edge to the name of a cell, and of a method."""
+
+WIDEST_LABEL = 2.6
+"""Inches; in such a list a longer name of a method has several lines."""
+
 X_LABEL_HEIGHT = 0.42
 """Inches below a panel that its tick labels and axis label take."""
 
@@ -98,6 +104,17 @@ def _pieces(word: str, size: float, width: float) -> Iterator[str]:
         yield word[:end]
         word = word[end:]
     yield word
+
+
+def listed_lines(name: str, *, is_cell: bool) -> list[str]:
+    """The name of a cell, which has the whole width, or of a method below it, in a list of them."""
+    width = theme.FULL_WIDTH - 2 * LEFTMOST if is_cell else WIDEST_LABEL
+    return wrapped(name, theme.RC["font.size"], width=width)
+
+
+def listed_height(lines: Sequence[str]) -> float:
+    """Of a name in such a list, in rows of one line."""
+    return 1 + 0.65 * (len(lines) - 1)
 
 
 def own_scales(num_panels: int, *, between: str = "panels") -> str:

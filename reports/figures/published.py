@@ -13,7 +13,15 @@ from matplotlib.lines import Line2D
 
 from reports import theme
 from reports.figures.drawing import Drawing
-from reports.figures.layout import LEGEND_LINE, text_width, wrapped
+from reports.figures.layout import (
+    INDENT,
+    LEFTMOST,
+    LEGEND_LINE,
+    WIDEST_LABEL,
+    listed_height,
+    listed_lines,
+    text_width,
+)
 from reports.formats import count
 from reports.load import Results
 from reports.measures import measure
@@ -22,9 +30,6 @@ from reports.published.section import DOUBT_MARK, EPOCHS, source_name
 from reports.statistics import Comparison
 from reports.wording import arm_name
 
-WIDEST_LABEL = 2.6
-"""Inches; a longer name has several lines."""
-
 MOST_ROWS = 40
 """With more rows than this the figure would fill more than a page."""
 
@@ -32,9 +37,6 @@ ATTACKED = ("adv_", "transfer_")
 
 MARKERS = "sD^vPX<>*pd8"
 """Of the sources, in turn: no fewer than one data set and network have, since grey paper does not tell hues apart."""
-
-LEFTMOST, INDENT = 0.08, 0.2
-"""Inches from the figure's edge to the name of a cell, and to that of a method."""
 
 
 def published(results: Results, _comparisons: Sequence[Comparison]) -> Drawing | None:
@@ -54,9 +56,10 @@ def published(results: Results, _comparisons: Sequence[Comparison]) -> Drawing |
     for cell in dict.fromkeys(cell for cell, _, _ in shown):
         rows += [cell, *(key for key in shown if key[0] == cell)]
     size = theme.RC["font.size"]
-    widths = [theme.FULL_WIDTH - 2 * LEFTMOST if isinstance(row, str) else WIDEST_LABEL for row in rows]
-    names = [row if isinstance(row, str) else _row_name(row) for row in rows]
-    labels = [wrapped(name, size, width=width) for name, width in zip(names, widths, strict=True)]
+    labels = [
+        listed_lines(row, is_cell=True) if isinstance(row, str) else listed_lines(_row_name(row), is_cell=False)
+        for row in rows
+    ]
     widest = max(text_width(part, size) for row, label in zip(rows, labels, strict=True) for part in label if row)
     left = 0.35 + min(WIDEST_LABEL, widest)
     handles = [Line2D([], [], color=theme.INK, marker="o", markersize=5, label="here, with 95 % interval")]
@@ -76,7 +79,7 @@ def published(results: Results, _comparisons: Sequence[Comparison]) -> Drawing |
     columns = max(1, int((theme.FULL_WIDTH - 0.3) / (longest + 0.55)))
     top = 0.2 + LEGEND_LINE * math.ceil(len(handles) / columns)
     bottom, row_height, right = 0.45, 0.2, 0.15
-    heights = [1 + 0.65 * (len(label) - 1) for label in labels]
+    heights = [listed_height(label) for label in labels]
     places = np.cumsum(heights) - 0.5 * np.array(heights) - 0.5
     height = top + bottom + row_height * sum(heights)
     plot_width = theme.FULL_WIDTH - left - right

@@ -130,7 +130,7 @@ def trial_processes(results: Path):
 
 
 def at_epoch(results: Path, epoch: int, *, trials: int):
-    """Whether so many trials have been at that epoch."""
+    """Whether so many trials have been at that epoch, and so have a checkpoint of the one before."""
     return lambda: len({i for i, event in events(results, "epoch") if event["epoch"] >= epoch}) >= trials
 
 
@@ -168,7 +168,7 @@ def test_a_cluster_leaves_the_same_files_as_this_machine(command, bench, tiny_su
 def test_a_lost_node_costs_no_attempt_and_a_new_one_gets_work(cluster, command, bench, tmp_path):
     results = tmp_path / "lost"
     with started(command, *LONG, results=results) as run:
-        wait_until(at_epoch(results, 5, trials=2))
+        wait_until(at_epoch(results, 6, trials=2))
         cluster.remove_node(cluster.nodes.pop(0), allow_graceful=False)
         lost_at = time.time()
         cluster.nodes.append(cluster.add_node(num_cpus=1))
@@ -233,13 +233,13 @@ def test_a_trial_that_hangs_is_killed_and_tried_again(command, tmp_path):
     results = tmp_path / "hung"
     only = ("--set", "methods=[erm]", "--stall-minutes", "0.15")
     with started(command, *LONG, *only, results=results) as run:
-        wait_until(at_epoch(results, 5, trials=1))
+        wait_until(at_epoch(results, 6, trials=1))
         os.kill(events(results, "started")[0][1]["pid"], signal.SIGSTOP)
         output, _ = run.communicate(timeout=100)
     assert run.returncode == 0, output
     assert [event["reason"] for _, event in events(results, "failed")] == ["no progress for 0.15 minutes"]
     assert [event["attempt"] for _, event in events(results, "started")] == [1, 2]
-    assert events(results, "resumed")[0][1]["epoch"] >= 4  # stopped between the line of the fifth and its checkpoint
+    assert events(results, "resumed")[0][1]["epoch"] >= 5
 
 
 @needs_ray

@@ -32,6 +32,9 @@ On two cores, a report of 50 trials takes 5.2 s instead of 6.4, one of 100 with 
 MOST_PROCESSES = 4
 """Each takes 300 MB or more, and the longest figure an eighth of the time of all."""
 
+FEW_COLLECTIONS = (100_000, 50, 100)
+"""Drawing makes millions of objects: to look for garbage as often as usual takes a tenth of the time."""
+
 Drawn = tuple[Drawing, Files]
 """The words of a figure, without its marks, and its files."""
 
@@ -120,9 +123,8 @@ def _draw(painter: Painter, name: str) -> Drawn | None:
 
 @contextmanager
 def _few_garbage_collections() -> Iterator[None]:
-    """Drawing makes millions of objects: to look for garbage as often as usual takes a tenth of the time."""
     usual = gc.get_threshold()
-    gc.set_threshold(100_000, 50, 100)
+    gc.set_threshold(*FEW_COLLECTIONS)
     try:
         yield
     finally:
@@ -142,7 +144,7 @@ def _without_interrupts() -> Iterator[None]:
 def _begin(leash: Connection) -> None:
     """In each of the processes."""
     end_with_parent(leash)
-    gc.set_threshold(100_000, 50, 100)
+    gc.set_threshold(*FEW_COLLECTIONS)
 
 
 def _begun() -> None:

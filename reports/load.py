@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from bench.plan.sequential import wanted_now
+from bench.results.store import FINISHED as DONE
 from bench.results.store import Json, Store, TrialFolder, read_json
 from bench.text import one_line
 
@@ -98,7 +99,7 @@ class Results:
     @property
     def is_over(self) -> bool:
         """Whether the same command again would find nothing to do."""
-        return bool(self.trials["status"].isin(("completed", "diverged")).all())
+        return bool(self.trials["status"].isin(DONE).all())
 
     def of_cells(self, cells: Collection[str]) -> Results:
         """These results without those of other cells."""

@@ -16,7 +16,7 @@ import pandas as pd
 
 from reports.chosen import COUNTED, LAST, Candidate, Choice, Family, choices, selection_frame, tasks_of
 from reports.formats import NOTHING, count, duration, number
-from reports.load import Results
+from reports.load import FINISHED, Results
 from reports.measures import Measure, measure
 from reports.section import Findings, Section
 from reports.statistics import PairedT, paired_t
@@ -104,7 +104,7 @@ def _recommendation(results: Results, choice: Choice) -> Recommendation | None:
 
 def _time_ratio(trials: pd.DataFrame, chosen: Candidate, reference: Candidate) -> float:
     """Median over the seeds that both have finished."""
-    finished = trials[trials["status"].isin(("completed", "unevaluated"))]
+    finished = trials[trials["status"].isin(FINISHED)]
     ours, theirs = (
         finished[(finished["cell"] == each.cell) & (finished["arm"] == each.arm)].set_index("seed")["train_seconds"]
         for each in (chosen, reference)

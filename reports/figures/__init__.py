@@ -59,9 +59,7 @@ FIGURES: dict[str, Callable[[Results, Sequence[Comparison]], Drawing | None]] = 
 OF_ALL_CELLS = ("differences", "chosen", "pairs", "profile", "ranks")
 """Figures that are about all cells at once, or have little for each: which are drawn is for them to say."""
 
-A_ROW_PER_CELL = (
-    *("training_errors", "memorisation", "reliability", "corruption_kinds", "ood", "attacks", "in_between"),
-)
+A_ROW_PER_CELL = ("training_errors", "memorisation", "reliability", "corruption_kinds", "ood", "attacks", "in_between")
 """Figures that give each cell a row over the whole width, and so are of fewer cells than others."""
 
 
